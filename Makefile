@@ -1,0 +1,84 @@
+# Everything a developer or CI runs. `make` alone lists the targets.
+#
+# .venv holds the project's own environment. Stamp files in it keep repeated runs quick:
+#   .venv/.made   the environment itself      .venv/.run  run.lock and the project (editable)
+#   .venv/.dev    dev.lock, over .run
+# Paths are relative, so a folder name with spaces does no harm.
+
+SHELL := /bin/sh
+BIN := .venv/bin
+PYTHONS := python3.13 python3.12 python3.11 python3
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+LINES ?= 1000000
+ROUNDS ?= 3
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint format types accept facts bench lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+.venv/.made:
+	@rm -rf .venv; \
+	for python in $(PYTHONS); do \
+	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
+	  found="$$python"; \
+	  "$$python" -c 'import ensurepip, venv' >/dev/null 2>&1 || continue; \
+	  echo "making .venv with $$("$$python" --version)"; \
+	  "$$python" -m venv .venv && touch $@ && exit 0; \
+	  rm -rf .venv; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "mailspan needs Python 3.11 or newer; none of these runs: $(PYTHONS)" >&2; \
+	else \
+	  echo "$$found cannot make a virtual environment: install its venv module" \
+	       "(Debian, Ubuntu: apt-get install python3-venv)" >&2; \
+	fi; exit 1
+
+.venv/.run: .venv/.made requirements/run.lock pyproject.toml
+	@echo "installing requirements/run.lock and mailspan"
+	@$(PIP) install --require-hashes --requirement requirements/run.lock
+	@$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+.venv/.dev: .venv/.run requirements/dev.lock
+	@echo "installing requirements/dev.lock"
+	@$(PIP) install --require-hashes --requirement requirements/dev.lock
+	@touch $@
+
+run: .venv/.run ## index the bundled logs and print two searches
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh samples/session.sh build/run
+
+test: .venv/.dev ## every test
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: lint types .venv/.dev ## lint, types, fast tests
+	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+lint: .venv/.dev ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: .venv/.dev ## ruff: mend what can be mended
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: .venv/.dev ## mypy, strict
+	@$(BIN)/mypy
+
+accept: .venv/.dev ## rewrite the golden expectations; review the diff
+	@$(BIN)/python -m tests.golden --accept
+
+facts: .venv/.dev ## compare the lab logs with every fact known of their mail
+	@$(BIN)/python -m tests.facts $(ARGS)
+
+bench: .venv/.run ## CPU and memory on LINES=1000000 generated lines, beside pflogsumm
+	@$(BIN)/python -m bench.run --lines $(LINES) --rounds $(ROUNDS) $(ARGS)
+
+lock: .venv/.dev ## pin the newest allowed versions again (needs uv)
+	@sh requirements/lock.sh
+
+clean: ## remove the environment and everything built
+	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The benchmark: generated logs, and what reading them costs."""

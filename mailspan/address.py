@@ -1,0 +1,118 @@
+r"""Addresses, hosts and IPs, as the MTAs write them.
+
+Pure. Values stay as logged: exactly one outer `<>` is stripped and nothing inside is touched, but for the escapes that
+MTAs put in place of bytes (`\303\251`, `\M-C\M-)`, `#011`), decoded where they give valid UTF-8.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from functools import lru_cache
+
+from mailspan.event import Client
+
+# The inside of <…>: quoted strings as wholes (RFC 5321 Quoted-string), so that a ">" in quotes does not end it.
+QUOTED = r'"(?:[^"\\]|\\.)*+"'
+INSIDE = rf'(?:[^">\\]|\\.|{QUOTED})*+'
+
+_ANGLE = re.compile(rf"<({INSIDE})>")
+_ESCAPES = re.compile(r"(?:\\[0-3][0-7]{2}|\\M[-^].|#[0-3][0-7]{2})+")
+_ESCAPE = re.compile(r"\\([0-3][0-7]{2})|\\M([-^])(.)|#([0-3][0-7]{2})")
+_HOST = re.compile(r"(?P<name>[^\[\]]*)\[(?P<ip>[^\[\]]*)\](?::(?P<port>\d{1,5}))?")
+_UNKNOWN = frozenset({"", "unknown", "unverified"})
+
+
+def read_angle(text: str, start: int) -> tuple[str, int] | None:
+    """Read `<address>` that begins at `start`; return the address as logged and where it ends, None if it never does.
+
+    Read left to right: a quoted local part may hold `>`, `, relay=` and anything else.
+    """
+    end = text.find(">", start)
+    if end > 0 and text.find('"', start, end) < 0 and text.find("\\", start, end) < 0:
+        return text[start + 1 : end], end + 1
+    match = _ANGLE.match(text, start)
+    return (match[1], match.end()) if match else None
+
+
+def unbracket(text: str) -> str:
+    """Strip exactly one outer `<>`."""
+    if text[:1] == "<" and text[-1:] == ">" and len(text) > 1:
+        return text[1:-1]
+    return text
+
+
+def decode_escapes(address: str) -> str:
+    r"""Decode runs of byte escapes that give valid UTF-8 without control characters; keep all others."""
+    if "\\" not in address and "#" not in address:
+        return address
+    return _ESCAPES.sub(_decode_run, address)
+
+
+def _decode_run(match: re.Match[str]) -> str:
+    codes = bytearray()
+    for octal, meta, character, hashed in _ESCAPE.findall(match[0]):
+        if octal or hashed:
+            codes.append(int(octal or hashed, 8))
+        elif ord(character) < 128:  # noqa: PLR2004
+            codes.append(0x80 | (ord(character) if meta == "-" else ord(character) ^ 0x40))
+        else:
+            return match[0]
+    try:
+        text = codes.decode()
+    except UnicodeDecodeError:
+        return match[0]
+    return text if text.isprintable() else match[0]
+
+
+def clean_address(address: str) -> str:
+    """Return an address that stood in `<>`, or bare, in the document's form."""
+    if "\\" in address or "#" in address:
+        return decode_escapes(unbracket(address))
+    return unbracket(address)
+
+
+@lru_cache(maxsize=4096)
+def canonical_ip(text: str) -> str | None:
+    """Return the RFC 5952 form without `IPv6:`, `::ffff:` kept as logged; None if it is no IP address."""
+    bare = text[5:] if text[:5].lower() == "ipv6:" else text
+    try:
+        return str(ipaddress.ip_address(bare))
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=4096)
+def read_host(text: str) -> tuple[str | None, str | None, int | None]:
+    """Read `name[ip]:port` (Postfix) or `name [ip]` (Sendmail); a name that is absent or unknown is None."""
+    match = _HOST.match(text)
+    if match is None:
+        name = text.strip()
+        return (None if name.lower() in _UNKNOWN else name), None, None
+    name = match["name"].strip()
+    port = int(match["port"]) if match["port"] else None
+    return (None if name.lower() in _UNKNOWN else name), canonical_ip(match["ip"]), port
+
+
+@lru_cache(maxsize=4096)
+def read_client(text: str) -> Client:
+    """Read who connected: `name[ip]`, `name [ip]`, `[ip]`, with ` (may be forged)` behind it or not."""
+    forged = "(may be forged)" in text
+    match = _HOST.match(text)
+    name, ip, _ = read_host(text)
+    inside = ip or (match["ip"] if match else None)
+    if inside is not None:
+        shown = f"{name} [{inside}]" if name else f"[{inside}]"
+    else:
+        shown = name or text
+    return Client(shown, name, ip, forged=True if forged else None)
+
+
+@lru_cache(maxsize=4096)
+def relay_name(text: str) -> str:
+    """Return a relay's host in the document's form: lower case, no final dot, no outer `[]`."""
+    name = text.strip()
+    if name[:1] == "[" and name[-1:] == "]":
+        name = name[1:-1]
+        name = canonical_ip(name) or name
+    return name.rstrip(".").lower()

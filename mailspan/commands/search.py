@@ -1,0 +1,107 @@
+"""`mailspan search`: find transactions and print them, newest first."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, BinaryIO
+
+import orjson
+
+from mailspan.errors import UsageError
+from mailspan.terminal import use_colours
+from search.counts import FIELDS as COUNT_FIELDS
+from search.counts import count_by
+from search.output import Layout, count_lines, json_line, text_form
+from search.query import FLAGS, STATES, parse_query
+from search.select import select
+from sink.sqlite_reader import SqliteReader
+from sink.sqlite_schema import path_of_store
+from sink.terms import OUTCOMES
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from search.query import Query
+    from sink.store import Selection
+
+DESCRIPTION = "Find transactions, newest first. Every flag that is given must hold."
+
+_FOUND, _NOTHING_FOUND = 0, 1
+_DEFAULT_NEWEST = 100
+_NO_HOST = "\0"  # what -h holds when it was given without a value; no argument can hold a NUL
+
+_WHEN = "'YYYY-MM-DD HH:MM:SS', RFC 3339, a date, today, yesterday, 2h, 7d"
+# Flags with a value: short, long, the name in FLAGS, what the value is, and the help.
+_VALUE_FLAGS = (
+    ("-f", "--from", "sender", "ADDRESS", "envelope sender: an address, @domain, or <> for the null sender"),
+    ("-t", "--to", "recipient", "ADDRESS", "recipient, final or original: an address or @domain; with -o, how its last attempt ended"),
+    ("-d", "--since", "since", "TIME", f"from this time on: {_WHEN}"),
+    ("-D", "--until", "until", "TIME", "before this time, in the same forms; a date means to its end"),
+    ("-m", "--message-id", "message_id", "ID", "message id, with or without its <>"),
+    ("-c", "--client", "client", "CLIENT", "who handed the mail over: a name, an IP, or a CIDR network"),
+    ("-i", "--queue-id", "queue_id", "ID", "queue id"),
+    ("-l", "--relay", "relay", "RELAY", "whom the mail was handed to: a name, an IP, local or none"),
+    ("-o", "--outcome", "outcome", "OUTCOME", f"how it ended for a recipient: {', '.join(OUTCOMES)}"),
+    (None, "--dsn", "dsn", "CODE", "enhanced status code, or its first parts: 5.7 means 5.7.*"),
+    (None, "--subject", "subject", "TEXT", "text in the subject, in any case"),
+    (None, "--state", "state", "STATE", f"{', '.join(STATES)}"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `search`; `parser` was made with add_help=False, since -h is the host."""
+    add = parser.add_argument
+    add("term", metavar="TERM", nargs="?", help="a queue id, message id, address or IP")
+    for short, long, name, metavar, text in _VALUE_FLAGS:
+        add(*filter(None, (short, long)), dest=name, metavar=metavar, help=text)
+    # A missing value is found by run(), which can say more than argparse does.
+    add("-h", "--host", nargs="?", const=_NO_HOST, metavar="HOST", help="mail server, by its full or short name (help is --help)")
+    add("-r", "--newest", metavar="N", default=str(_DEFAULT_NEWEST), help="print at most the newest N (default 100)")
+    add("--started", action="store_true", help="-d and -D look at the start only, not at all the time until the last update")
+    add("--probes", action="store_true", help="also address verification probes")
+    add("--count", action="store_true", help="print how many there are")
+    add("--by", metavar="FIELD", help=f"with --count, by this field: {', '.join(COUNT_FIELDS)}")
+    add("-v", "--verbose", action="store_true", help="also dates, outcomes, status codes, links and notes")
+    add("--json", action="store_true", help="print the documents, one a line")
+    add("--store", metavar="URL", help="sqlite:///PATH (default: MAILSPAN_STORE, else a file in your data folder)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Search and print; return 0 where something was found, else 1. Raises UsageError and StoreError."""
+    if args.host == _NO_HOST:
+        message = "-h needs the name of a host, as in -h smtp; for help use --help"
+        raise UsageError(message)
+    query = parse_query(
+        {name: getattr(args, name) for name in FLAGS},
+        now=datetime.now(timezone.utc),
+        started_only=args.started,
+        probes=args.probes,
+    )
+    limit = _positive("-r", args.newest)
+    field = _count_field(args)
+    with SqliteReader(path_of_store(args.store, os.environ)) as reader:
+        try:
+            output = sys.stdout.buffer
+            status = _print(args, query, limit, field, reader, output)
+            output.flush()
+        except BrokenPipeError:
+            # The reader of our output has seen enough. What is left must not fail again when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _FOUND
+    if status == _NOTHING_FOUND:
+        sys.stderr.write("nothing found\n")
+    return status
+
+
+def _print(
+    args: argparse.Namespace, query: Query, limit: int, field: str | None, reader: SqliteReader, output: BinaryIO
+) -> int:
+    selection = select(query)
+    written = _FOUND if field is None and args.count else _NOTHING_FOUND
+    for chunk in _chunks(args, query, selection, limit, field, reader):
+        output.write(chunk)
+        written = _FOUND
+    return written

@@ -1,0 +1,219 @@
+"""The rows of a document's `to`: every attempt, refusal, notice and expiry of each recipient, in order.
+
+Pure, and order-free: the rows are a function of the set of the transaction's lines. document.py makes documents of them.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from mailspan.event_time import format_time
+
+if TYPE_CHECKING:
+    from mailspan.event import Attempted, Refused
+    from mailspan.record import Stamp
+    from mailspan.transaction import Transaction
+
+OUTCOMES = (
+    "delivered",
+    "relayed",
+    "expanded",
+    "discarded",
+    "queued",
+    "held",
+    "deferred",
+    "unknown",
+    "aborted",
+    "rejected",
+    "expired",
+    "bounced",
+)
+"""From best to worst: a transaction's outcome is the worst of its recipients' last ones."""
+
+RANK = {outcome: rank for rank, outcome in enumerate(OUTCOMES)}
+NOT_FINAL = frozenset({"queued", "held", "deferred", "unknown"})
+_STILL_WAITING = frozenset({"queued", "held", "deferred"})
+_GIVEN_UP = float("inf")  # sorts an expiry behind the attempts of its second
+
+
+class Row:
+    """One row of `to`. `attempt` is None where there was none (a refusal, an expiry); a `notice` is no attempt either."""
+
+    __slots__ = ("attempt", "notice", "original", "outcome", "recipient", "refusal", "stamp", "status")
+
+    def __init__(
+        self,
+        recipient: str,
+        outcome: str,
+        status: str,
+        stamp: Stamp,
+        attempt: Attempted | None = None,
+        refusal: Refused | None = None,
+    ) -> None:
+        self.recipient = recipient
+        self.outcome = outcome
+        self.status = status
+        self.stamp = stamp
+        self.attempt = attempt
+        self.refusal = refusal
+        self.original = attempt.original_recipient if attempt is not None else None
+        self.notice = attempt is not None and attempt.pending
+
+
+def row_order(row: Row) -> tuple[int, int, float, bool, str, str]:
+    """Order rows by event time, then delay, then non-final before final, then text."""
+    stamp, delay = row.stamp, -1.0
+    if row.attempt is not None:
+        if row.attempt.delay_seconds is not None:
+            delay = row.attempt.delay_seconds
+    elif row.outcome == "expired":
+        delay = _GIVEN_UP
+    return stamp.second, stamp.millisecond, delay, row.outcome not in NOT_FINAL, row.recipient, row.status
+
+
+def rows_of(transaction: Transaction) -> dict[str, list[Row]]:
+    """Return the rows of each recipient in order; the recipients in the order of their first rows."""
+    lines = transaction.lines
+    rows = [
+        Row(recipient, attempt.outcome, attempt.status, lines[key], attempt)
+        for key, attempt in transaction.attempts
+        for recipient in attempt.recipients
+    ]
+    if transaction.refusals:
+        _add_refusals(transaction, rows)
+    if transaction.inspections:
+        _add_inspections(transaction, rows)
+    if transaction.expiries:
+        _add_expiries(transaction, rows)
+    if len(rows) == 1:
+        return {rows[0].recipient: rows}
+    rows.sort(key=row_order)
+    by_recipient: dict[str, list[Row]] = {}
+    for row in rows:
+        found = by_recipient.get(row.recipient)
+        if found is None:
+            by_recipient[row.recipient] = [row]
+        else:
+            found.append(row)
+    for recipient, found in by_recipient.items():
+        if len(found) > 1 and any(row.notice for row in found):
+            by_recipient[recipient] = [row for row in found if not row.notice] or found[-1:]
+    return by_recipient
+
+
+def _add_refusals(transaction: Transaction, rows: list[Row]) -> None:
+    """Add the refused recipients; after a refusal of the whole mail, `to=` lines without a mailer only repeat it."""
+    whole = whole_refusal(transaction)
+    if whole is not None:
+        for row in rows:
+            if row.attempt is not None and row.attempt.mailer is None and row.outcome in ("unknown", "bounced", "deferred"):
+                row.outcome, row.refusal = "rejected", whole
+    rejected = {row.recipient for row in rows if row.outcome == "rejected"}
+    for key, refusal in transaction.refusals or ():
+        name = refusal.recipient
+        if name is not None and not (refusal.whole and name in rejected):
+            rows.append(Row(name, "rejected", refusal.status, transaction.lines[key], None, refusal))
+
+
+def _add_inspections(transaction: Transaction, rows: list[Row]) -> None:
+    for key, inspection in transaction.inspections or ():
+        if inspection.recipient is not None:
+            outcome = "discarded" if inspection.action.endswith("discard") else "held"
+            status = f"{inspection.action}: {inspection.status}" if inspection.status else inspection.action
+            row = Row(inspection.recipient, outcome, status, transaction.lines[key])
+            row.notice = True
+            rows.append(row)
+
+
+def _add_expiries(transaction: Transaction, rows: list[Row]) -> None:
+    """Add a row for each recipient that is still waiting when the MTA gives the mail up."""
+    for key, status in transaction.expiries or ():
+        stamp = transaction.lines[key]
+        last: dict[str, Row] = {}
+        for row in sorted(rows, key=row_order):
+            if row.stamp.second <= stamp.second:
+                last[row.recipient] = row
+        for recipient, row in last.items():
+            if row.outcome in _STILL_WAITING:
+                expiry = Row(recipient, "expired", status, max(stamp, row.stamp, key=instant))
+                expiry.original = row.original
+                rows.append(expiry)
+
+
+def instant(stamp: Stamp) -> tuple[int, int]:
+    """Order stamps by time."""
+    return stamp.second, stamp.millisecond
+
+
+def whole_refusal(transaction: Transaction) -> Refused | None:
+    """Return the refusal of the whole mail, None if there is none."""
+    if transaction.refusals:
+        for _, refusal in transaction.refusals:
+            if refusal.whole:
+                return refusal
+    return None
+
+
+def is_attempt(row: Row) -> bool:
+    """Whether the server tried to deliver: no refusal, expiry or notice."""
+    return row.attempt is not None and row.refusal is None and not row.notice
+
+
+@lru_cache(maxsize=4096)
+def _second_text(second: int) -> str:
+    return format_time(second, 0)[:-4]
+
+
+def time_text(stamp: Stamp) -> str:
+    """Return the stamp as documents write it: RFC 3339, UTC, milliseconds."""
+    return f"{_second_text(stamp.second)}{stamp.millisecond:03d}Z" if stamp.millisecond else f"{_second_text(stamp.second)}000Z"
+
+
+def delivery(row: Row) -> dict[str, Any]:
+    """Return the row as the document's delivery object."""
+    attempt, refusal = row.attempt, row.refusal
+    if attempt is None or refusal is not None:
+        return {
+            "recipient": row.recipient,
+            "original_recipient": row.original if row.original != row.recipient else None,
+            "relay": None,
+            "relay_ip": None,
+            "relay_port": None,
+            "status": row.status,
+            "outcome": row.outcome,
+            "dsn": refusal.dsn if refusal is not None else None,
+            "code": refusal.code if refusal is not None else None,
+            "date": time_text(row.stamp),
+            "delay_seconds": None,
+        }
+    found: dict[str, Any] = {
+        "recipient": row.recipient,
+        "original_recipient": row.original if row.original != row.recipient else None,
+        "relay": attempt.relay,
+        "relay_ip": attempt.relay_ip,
+        "relay_port": attempt.relay_port,
+        "status": attempt.status,
+        "outcome": row.outcome,
+        "dsn": attempt.dsn,
+        "code": attempt.code,
+        "date": time_text(row.stamp),
+        "delay_seconds": attempt.delay_seconds,
+    }
+    if attempt.delays is not None:
+        before, inside, connection, transmission = attempt.delays
+        found["delays"] = {
+            "before_queue": before,
+            "in_queue": inside,
+            "connection": connection,
+            "transmission": transmission,
+        }
+    if attempt.mailer is not None:
+        found["mailer"] = attempt.mailer
+    if attempt.next_queue_id is not None:
+        found["next_queue_id"] = attempt.next_queue_id
+    if attempt.mailbox is not None:
+        found["mailbox"] = attempt.mailbox
+    if attempt.tls is not None:
+        found["tls"] = attempt.tls
+    return found

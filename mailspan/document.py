@@ -1,0 +1,358 @@
+"""Documents: what a transaction's facts mean, as the one JSON object that is indexed, searched and printed.
+
+Pure, and order-free: a document is a function of the set of the transaction's lines. FIELDS is the contract's table:
+name, type, meaning and default of every field, in order. The rows of `to` are made in deliveries.py. A transaction with
+more than 500 recipients is several pages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mailspan.deliveries import (
+    NOT_FINAL,
+    OUTCOMES,
+    RANK,
+    Row,
+    delivery,
+    instant,
+    is_attempt,
+    row_order,
+    rows_of,
+    time_text,
+    whole_refusal,
+)
+from mailspan.grammar import REVISION
+from mailspan.queue_id import TIME_OF
+from mailspan.record import Stamp
+from mailspan.transaction import LineKey, Transaction, digest
+
+if TYPE_CHECKING:
+    from mailspan.event import Refused
+
+Document = dict[str, Any]
+
+PAGE_RECIPIENTS = 500
+FIRST_ATTEMPTS, LAST_ATTEMPTS = 2, 8
+MAX_ID_CHARACTERS = 128
+CLOCK_SKEW_SECONDS = 900
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of the document: its name, its type in words, and what it says."""
+
+    name: str
+    type: str
+    meaning: str
+    default: Any = None
+
+
+FIELDS: tuple[Field, ...] = (
+    Field("id", "string", "host/queue_id, and the birth second for IDs that hold no time; `~` marks a fragment, `#` a page"),
+    Field("queue_id", "string or null", "as logged"),
+    Field("host", "string", "the mail server that logged it, lower-cased"),
+    Field("mta", "string", "postfix or sendmail"),
+    Field("kind", "string", "transaction, rejection or probe", "transaction"),
+    Field("date", "time", "event time of the birth line; never changes"),
+    Field("updated", "time", "event time of the last line that changed it"),
+    Field("state", "string", "open or closed", "open"),
+    Field("closed_by", "string or null", "removed, completed, all_recipients_final, rejected, discarded, deleted or requeued"),
+    Field("fragment", "boolean", "its birth line was never seen", False),
+    Field("from", "string or null", "envelope sender; empty for the null sender"),
+    Field("to", "array of deliveries", "every attempt, refusal and expiry, oldest first"),
+    Field("msgid", "string or null", "Message-ID without its brackets"),
+    Field("client", "string or null", "who handed the mail to this server"),
+    Field("client_name", "string or null", "the client's name where known"),
+    Field("client_ip", "string or null", "the client's address"),
+    Field("client_forged", "boolean or null", "the server could not confirm the client's name"),
+    Field("orig_client", "string or null", "behind a filter: the client before it"),
+    Field("orig_client_ip", "string or null", "that client's address"),
+    Field("size", "integer or null", "bytes"),
+    Field("recipient_count", "integer or null", "the server's own count"),
+    Field("subject", "string or null", "where a rule logged it"),
+    Field("helo", "string or null", "the client's HELO"),
+    Field("protocol", "string or null", "SMTP, ESMTP, …"),
+    Field("sasl_username", "string or null", "who logged in"),
+    Field("tls", "string or null", "TLS version and cipher of the client's connection"),
+    Field("controlling_user", "string or null", "Sendmail's ctladdr: often the submitter"),
+    Field("outcome", "string", "the worst of the accepted recipients' last outcomes"),
+    Field("attempt_count", "integer", "delivery attempts over all pages", 0),
+    Field("recipients", "array of strings", "final and original addresses, case-folded"),
+    Field("recipient_domains", "array of strings", "their domains"),
+    Field("relays", "array of strings", "hosts the mail was handed to, or that refused it"),
+    Field("outcomes", "array of strings", "every outcome that occurs in `to`"),
+    Field("dsns", "array of strings", "every enhanced status code that occurs in `to`"),
+    Field("deliveries", "array of strings", "`outcome recipient` of each recipient's last attempt"),
+    Field("links", "array of {kind, queue_id, host}", "other transactions that this one names"),
+    Field("notes", "array of strings", "what a reader must know about the facts' limits"),
+    Field("temporary", "boolean", "a refusal was 4xx", False),
+    Field("skipped_count", "integer", "queue runs without an attempt", 0),
+    Field("repeat_count", "integer", "repeats of a rejection in the same second", 0),
+    Field("stage", "string or null", "rejections: where in the dialogue"),
+    Field("session", "string or null", "rejections: what one connection did"),
+    Field("page", "integer", "0, or the page of a mail with more than 500 recipients", 0),
+    Field("page_count", "integer", "how many pages there are", 1),
+    Field("version", "integer", "distinct lines × 65536 + grammar revision"),
+)
+
+
+_DEFAULTS: Document = {field.name: field.default for field in FIELDS}
+
+
+def documents(transaction: Transaction) -> list[Document]:
+    """Return the transaction's document, or its pages where it has more than 500 recipients."""
+    by_recipient = rows_of(transaction)
+    if len(by_recipient) <= PAGE_RECIPIENTS:
+        document = _head(transaction, by_recipient)
+        _fill(document, by_recipient)
+        return [document]
+    head = _head(transaction, by_recipient)
+    names = _first_appearance(transaction, by_recipient)
+    head["page_count"] = -(-len(names) // PAGE_RECIPIENTS)
+    pages = []
+    for number in range(head["page_count"]):
+        page = dict(head)
+        _fill(page, {n: by_recipient[n] for n in names[number * PAGE_RECIPIENTS : (number + 1) * PAGE_RECIPIENTS]})
+        page["page"] = number
+        if number:
+            page["id"] = f"{head['id']}#{number}"
+        pages.append(page)
+    return pages
+
+
+def _first_appearance(transaction: Transaction, by_recipient: dict[str, list[Row]]) -> list[str]:
+    names: dict[str, None] = {}
+    for _, attempt in transaction.attempts:
+        names.update(dict.fromkeys(attempt.recipients))
+    return [*names, *(name for name in by_recipient if name not in names)]
+
+
+def _head(transaction: Transaction, by_recipient: dict[str, list[Row]]) -> Document:
+    """Return the document but for the fields about recipients, which depend on the page."""
+    document = _DEFAULTS.copy()
+    lines, received = transaction.lines, transaction.received
+    known = TIME_OF[transaction.mta](transaction.queue_id)
+    birth = _birth(transaction)
+    document["id"] = _identity(transaction, birth, known)
+    document["queue_id"] = transaction.queue_id
+    document["host"] = transaction.host
+    document["mta"] = transaction.mta
+    if birth is None:
+        document["fragment"] = True
+        first = Stamp(known, 0, 0, guessed=False) if known is not None else min(lines.values(), key=instant)
+        document["date"] = time_text(first)
+    else:
+        document["date"] = time_text(birth)
+    document["updated"] = time_text(_latest(lines))
+    closed_by = transaction.closed_by or _closed_by_count(transaction, by_recipient)
+    if closed_by is not None:
+        document["state"], document["closed_by"] = "closed", closed_by
+    sender = transaction.sender
+    if sender is None:
+        sender = transaction.claimed_sender
+        if sender is None and transaction.child:
+            sender = ""
+    elif sender.startswith("double-bounce@"):
+        document["kind"] = "probe"
+    document["from"] = sender
+    message_id = transaction.message_id
+    document["msgid"] = message_id if message_id is not None else transaction.resent_message_id
+    if received is not None:
+        client, original = received.client, received.original_client
+        if client is not None:
+            document["client"], document["client_name"], document["client_ip"] = client.text, client.name, client.ip
+            document["client_forged"] = client.forged
+        if original is not None:
+            document["orig_client"], document["orig_client_ip"] = original.text, original.ip
+    document["size"] = transaction.size
+    document["recipient_count"] = transaction.recipient_count
+    document["subject"] = transaction.subject
+    document["helo"] = transaction.helo
+    document["protocol"] = transaction.protocol
+    document["sasl_username"] = transaction.sasl_username
+    document["tls"] = transaction.tls
+    for _, attempt in transaction.attempts:
+        if attempt.controlling_user is not None and document["controlling_user"] is None:
+            document["controlling_user"] = attempt.controlling_user
+        if attempt.status.startswith(("deliverable ", "undeliverable ")):
+            document["kind"] = "probe"
+    document["outcome"] = _outcome(transaction, by_recipient)
+    document["links"] = _links(transaction)
+    document["notes"] = _notes(transaction, birth, known)
+    if transaction.refusals:
+        document["temporary"] = any(_is_temporary(refusal) for _, refusal in transaction.refusals)
+    document["skipped_count"] = transaction.skipped_count
+    document["version"] = len(lines) * 65536 + REVISION
+    document["attempt_count"] = sum([is_attempt(row) for rows in by_recipient.values() for row in rows])
+    return document
+
+
+def _fill(document: Document, by_recipient: dict[str, list[Row]]) -> None:
+    """Fill in `to` and the roll-ups of the given recipients."""
+    recipients: dict[str, None] = {}
+    relays: dict[str, None] = {}
+    outcomes: dict[str, None] = {}
+    dsns: dict[str, None] = {}
+    deliveries: list[str] = []
+    rows: list[Row] = []
+    for name, found in by_recipient.items():
+        folded = name.casefold()
+        recipients[folded] = None
+        deliveries.append(f"{found[-1].outcome} {folded}")
+        for row in found:
+            outcomes[row.outcome] = None
+            if row.original is not None:
+                recipients[row.original.casefold()] = None
+            attempt = row.attempt
+            if row.refusal is not None:
+                if row.refusal.dsn is not None:
+                    dsns[row.refusal.dsn] = None
+            elif attempt is not None:
+                if attempt.relay is not None:
+                    relays[attempt.relay] = None
+                if attempt.dsn is not None:
+                    dsns[attempt.dsn] = None
+        if len(found) > FIRST_ATTEMPTS + LAST_ATTEMPTS:
+            found = [*found[:FIRST_ATTEMPTS], *found[-LAST_ATTEMPTS:]]  # noqa: PLW2901  all are counted, some are shown
+        rows += found
+    if len(rows) > 1:
+        rows.sort(key=row_order)
+    document["to"] = [delivery(row) for row in rows]
+    document["recipients"] = list(recipients)
+    document["recipient_domains"] = list(dict.fromkeys([a.rpartition("@")[2] for a in recipients if "@" in a]))
+    document["relays"] = list(relays)
+    document["outcomes"] = list(outcomes)
+    document["dsns"] = list(dsns)
+    document["deliveries"] = list(dict.fromkeys(deliveries))
+
+
+def _birth(transaction: Transaction) -> Stamp | None:
+    births = transaction.births
+    if not births:
+        return None
+    lines = transaction.lines
+    birth = lines[births[0]]
+    for key in births:
+        stamp = lines[key]
+        if stamp is not birth and instant(stamp) < instant(birth):
+            birth = stamp
+    return birth
+
+
+def _latest(lines: dict[LineKey, Stamp]) -> Stamp:
+    latest: Stamp | None = None
+    for stamp in lines.values():
+        if latest is None or (stamp is not latest and instant(stamp) > instant(latest)):
+            latest = stamp
+    if latest is None:
+        raise ValueError("a transaction without lines")
+    return latest
+
+
+def _identity(transaction: Transaction, birth: Stamp | None, known: int | None) -> str:
+    identity = f"{transaction.host}/{transaction.queue_id}"
+    if birth is None:
+        identity += f"~{_first_line(transaction)}"
+    elif known is None and transaction.mta != "sendmail":
+        identity += f"/{birth.second}"
+    if len(identity) > MAX_ID_CHARACTERS - 8:
+        identity = f"{identity[: MAX_ID_CHARACTERS - 40]}…{digest((0, identity))}"
+    return identity
+
+
+def _first_line(transaction: Transaction) -> str:
+    """Return the digest of the earliest line."""
+    lines = transaction.lines
+    digests = {key if isinstance(key, str) else digest(key): stamp for key, stamp in lines.items()}
+    return min(digests, key=lambda key: (digests[key].second, key))
+
+
+def _outcome(transaction: Transaction, by_recipient: dict[str, list[Row]]) -> str:
+    """Return the worst of the accepted recipients' last outcomes; if none was accepted: why not."""
+    worst = -1
+    for rows in by_recipient.values():
+        outcome = rows[-1].outcome
+        if outcome == "rejected" and not any(is_attempt(row) for row in rows):
+            continue
+        if transaction.held and outcome in ("deferred", "queued"):
+            outcome = "held"
+        worst = max(worst, RANK[outcome])
+    if worst <= RANK["queued"] and whole_refusal(transaction) is not None:
+        return "rejected"
+    if worst >= 0:
+        return OUTCOMES[worst]
+    if transaction.discarded:
+        return "discarded"
+    if transaction.held:
+        return "held"
+    if transaction.refusals and not transaction.queued:
+        return "rejected"
+    if transaction.aborted or (transaction.received is not None and _came_to_nothing(transaction)):
+        return "aborted"
+    if transaction.queued or transaction.mta == "sendmail":
+        return "queued" if transaction.births or transaction.queued else "unknown"
+    return "aborted" if transaction.births and not transaction.child else "unknown"
+
+
+def _came_to_nothing(transaction: Transaction) -> bool:
+    """A client's line and nothing after it; for Sendmail an envelope of no bytes and no Message-ID."""
+    if transaction.mta == "sendmail":
+        return transaction.size == 0 and transaction.message_id is None
+    return not transaction.queued
+
+
+def _closed_by_count(transaction: Transaction, by_recipient: dict[str, list[Row]]) -> str | None:
+    """For MTAs without a closing line: closed when as many recipients as the MTA counted are final."""
+    if transaction.mta != "sendmail":
+        return None
+    if not transaction.attempts:
+        done = transaction.received is not None and _came_to_nothing(transaction)
+        if not done:
+            return None
+        return "rejected" if transaction.refusals else "all_recipients_final"
+    accepted = [rows[-1].outcome for rows in by_recipient.values() if any(row.attempt is not None for row in rows)]
+    if len(accepted) < (transaction.recipient_count or 0) or any(outcome in NOT_FINAL for outcome in accepted):
+        return None
+    return "all_recipients_final"
+
+
+def _links(transaction: Transaction) -> list[Document]:
+    found: set[tuple[str, str, str | None]] = set(transaction.links or ())
+    for _, attempt in transaction.attempts:
+        if attempt.next_queue_id is not None:
+            if attempt.outcome == "expanded":
+                found.add(("forwarded_as", attempt.next_queue_id, transaction.host))
+            else:
+                found.add(("next", attempt.next_queue_id, attempt.relay))
+    ordered = sorted(found, key=lambda link: (link[0], link[1], link[2] or "")) if len(found) > 1 else found
+    return [{"kind": kind, "queue_id": queue_id, "host": host} for kind, queue_id, host in ordered]
+
+
+def _notes(transaction: Transaction, birth: Stamp | None, known: int | None) -> list[str]:
+    notes = []
+    if birth is None:
+        notes.append("head missing")
+    if transaction.tail_missing:
+        notes.append("tail missing")
+    if transaction.refusals and any([r.whole and r.recipient is not None for _, r in transaction.refusals]):
+        notes.append("recipients not logged")
+    if birth is not None and known is None and birth.guessed:
+        notes.append("year guessed")
+    for _, attempt in transaction.attempts:
+        if attempt.ambiguous and "ambiguous address" not in notes:
+            notes.append("ambiguous address")
+        if not attempt.recipients and "recipients not logged" not in notes:
+            notes.append("recipients not logged")
+    if transaction.truncated:
+        notes.append("truncated")
+    if known is not None and birth is not None and transaction.received is not None:
+        ahead = birth.second - known
+        if ahead < -60 or ahead >= CLOCK_SKEW_SECONDS:  # noqa: PLR2004  an ID is made before its line is logged
+            notes.append("clock skew")
+    return notes
+
+
+def _is_temporary(refusal: Refused) -> bool:
+    return (refusal.code is not None and refusal.code < 500) or (refusal.dsn or "").startswith("4.")  # noqa: PLR2004

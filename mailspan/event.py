@@ -1,0 +1,262 @@
+"""What a record means, the same for all MTAs.
+
+Each grammar reads its MTA's lines into these events; the assembler knows events only. A field that the log did not
+state is None. Addresses, clients and relays are already in the forms of the document contract.
+
+Slotted, not frozen, for speed; by convention never changed after the grammar made them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Client:
+    """Who handed us the mail: `text` is `name [ip]`, `[ip]`, `uid=N`, `user@localhost` or `local`."""
+
+    text: str
+    name: str | None = None
+    ip: str | None = None
+    forged: bool | None = None
+
+
+@dataclass(slots=True)
+class Received:
+    """A birth line: the mail was accepted from a client. MTAs differ in how much of it that line says."""
+
+    client: Client | None = None
+    sender: str | None = None
+    size: int | None = None
+    recipient_count: int | None = None
+    message_id: str | None = None
+    protocol: str | None = None
+    sasl_username: str | None = None
+    original_client: Client | None = None
+    original_queue_id: str | None = None  # the ID of this mail at the filter's other side (XFORWARD)
+    requeued_from: str | None = None  # the ID before `postsuper -r`
+    truncated: bool = False  # the MTA cut a value of this line
+
+
+@dataclass(slots=True)
+class Identified:
+    """The Message-ID of the mail; `resent` for resent-message-id, used only where there is no other."""
+
+    message_id: str
+    resent: bool = False
+
+
+@dataclass(slots=True)
+class Queued:
+    """The queue manager took the mail into its active queue: envelope sender, size, the MTA's recipient count."""
+
+    sender: str
+    size: int | None
+    recipient_count: int | None
+
+
+@dataclass(slots=True)
+class Attempted:
+    """One attempt to deliver to one or more recipients, with one answer for all of them.
+
+    `pending` is true for a queued notice that is no attempt. `delays` are before_queue, in_queue, connection,
+    transmission in seconds. `outcome` is None where the log's words do not tell it: then dsn decides.
+    """
+
+    recipients: tuple[str, ...]
+    status: str
+    outcome: str
+    original_recipient: str | None = None
+    relay: str | None = None
+    relay_ip: str | None = None
+    relay_port: int | None = None
+    dsn: str | None = None
+    code: int | None = None
+    delay_seconds: float | None = None
+    delays: tuple[float, float, float, float] | None = None
+    mailer: str | None = None
+    mailbox: str | None = None
+    next_queue_id: str | None = None
+    controlling_user: str | None = None
+    tls: str | None = None
+    pending: bool = False
+    ambiguous: bool = False
+
+
+@dataclass(slots=True)
+class Refused:
+    """The server said no: to one recipient, to the sender, or (`whole`) to the message.
+
+    `stage` is one of connect, helo, auth, mail, rcpt, data, end_of_data.
+    """
+
+    stage: str
+    status: str
+    whole: bool = False
+    code: int | None = None
+    dsn: str | None = None
+    client: Client | None = None
+    sender: str | None = None
+    recipient: str | None = None
+    helo: str | None = None
+    protocol: str | None = None
+    sasl_username: str | None = None
+    subject: str | None = None
+
+
+@dataclass(slots=True)
+class Inspected:
+    """A content check or a Milter looked at the mail and `action` followed: warning, hold, discard, redirect, …"""
+
+    action: str
+    status: str
+    sender: str | None = None
+    recipient: str | None = None
+    helo: str | None = None
+    protocol: str | None = None
+    subject: str | None = None
+
+
+@dataclass(slots=True)
+class Expired:
+    """The MTA gave up: every recipient that is still deferred is expired."""
+
+    status: str
+
+
+@dataclass(slots=True)
+class Closed:
+    """A closing line; `by` is a `closed_by` value of the document."""
+
+    by: str
+
+
+@dataclass(slots=True)
+class Held:
+    """An administrator or a rule put the mail on hold."""
+
+    status: str
+
+
+@dataclass(slots=True)
+class Released:
+    """The mail was released from hold."""
+
+
+@dataclass(slots=True)
+class Notified:
+    """The MTA made a new mail about this one; `kind` is the link kind: bounce, delay_notice or receipt.
+
+    `expires` is true where the notice is the only line that says that the deferred recipients are given up.
+    """
+
+    child: str
+    kind: str
+    expires: bool = False
+    status: str = ""
+
+
+@dataclass(slots=True)
+class Cloned:
+    """Some recipients moved to a new queue ID (an alias with an owner)."""
+
+    child: str
+    owner: str | None
+
+
+@dataclass(slots=True)
+class Aborted:
+    """The client went away, or took its mail back, before it was accepted."""
+
+    status: str
+
+
+@dataclass(slots=True)
+class Named:
+    """A user name that the client stated and the MTA wrote down (an authentication warning, a helo)."""
+
+    helo: str | None = None
+    sasl_username: str | None = None
+    tls: str | None = None
+
+
+@dataclass(slots=True)
+class Linked:
+    """A line without a transaction of its own says where a mail went (a proxy's answer)."""
+
+    next_queue_id: str
+    sender: str | None = None
+    recipient: str | None = None
+
+
+@dataclass(slots=True)
+class Connected:
+    """A client connected to a process; its session begins."""
+
+    client: Client
+
+
+@dataclass(slots=True)
+class Disconnected:
+    """A session of a process ended."""
+
+    client: Client | None
+    lost_after: str | None = None
+
+
+@dataclass(slots=True)
+class Secured:
+    """TLS was set up on a connection: with our client (`incoming`) or with our relay."""
+
+    incoming: bool
+    tls: str
+    peer: str | None = None
+    peer_ip: str | None = None
+
+
+@dataclass(slots=True)
+class Authenticated:
+    """A client logged in on this connection."""
+
+    user: str | None
+    client: Client | None = None
+
+
+@dataclass(slots=True)
+class Gap:
+    """The logger says that it lost or suppressed lines of this host."""
+
+    status: str
+
+
+@dataclass(slots=True)
+class Remarked:
+    """A line about a transaction that changes nothing of its document; `reason` says which kind."""
+
+    reason: str = "remark"
+    details: dict[str, str] = field(default_factory=dict)
+
+
+Event = (
+    Received
+    | Identified
+    | Queued
+    | Attempted
+    | Refused
+    | Inspected
+    | Expired
+    | Closed
+    | Held
+    | Released
+    | Notified
+    | Cloned
+    | Aborted
+    | Named
+    | Linked
+    | Connected
+    | Disconnected
+    | Secured
+    | Authenticated
+    | Gap
+    | Remarked
+)

@@ -1,0 +1,402 @@
+r"""How Postfix lines are read: one function for each shape of text, left to right.
+
+Pure. The table of line kinds that uses these is in postfix.py. Sources: src/global/log_adhoc.c (to=), smtpd/smtpd.c
+(client=), smtpd/smtpd_check.c log_whatsup (reject), cleanup/cleanup_message.c cleanup_act_log and
+cleanup_milter.c (content actions), qmgr/qmgr_active.c, bounce/bounce_notify_util.c.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from mailspan.address import INSIDE, canonical_ip, clean_address, decode_escapes, read_angle, read_client, relay_name
+from mailspan.event import (
+    Aborted,
+    Attempted,
+    Client,
+    Closed,
+    Connected,
+    Disconnected,
+    Expired,
+    Gap,
+    Held,
+    Identified,
+    Inspected,
+    Linked,
+    Notified,
+    Queued,
+    Received,
+    Refused,
+    Released,
+    Remarked,
+    Secured,
+)
+from mailspan.grammar.kind import Reading
+from mailspan.queue_id import is_postfix
+from mailspan.reply import next_queue_id, reply_code, reply_dsn
+
+_NUMBER = r"[0-9.]+"
+_DELIVERY = re.compile(
+    r"relay=([^,]*)(?:, conn_use=[0-9]+)?"
+    rf"(?:, delay=({_NUMBER}))?(?:, delays=({_NUMBER})/({_NUMBER})/({_NUMBER})/({_NUMBER}))?"
+    r"(?:, tls=([^,]*))?(?:, dsn=([0-9.]+))?, status=((\S+).*)",
+    re.DOTALL,
+)
+_RELAY = re.compile(r"([^\[]*)\[([^\]]*)\](?::([0-9]{1,5}))?")
+_CLIENT = re.compile(
+    r"client=([^,]*)(?:, orig_queue_id=([^,]*))?(?:, orig_client=([^,]*))?"
+    r"(?:, sasl_method=([^,]*))?(?:, sasl_username=(.*?))?(?:, sasl_sender=(.*))?",
+    re.DOTALL,
+)
+_QUEUED = re.compile(r"(?:, size=([0-9]+))?(?:, nrcpt=([0-9]+))? \(queue active\)")
+_PICKUP = re.compile(rf"uid=([0-9]+) from=<({INSIDE})>(?: orig_id=([0-9A-Za-z]+))?")
+_TLS = re.compile(r".*?(?P<version>(?:TLS|SSL)v[0-9.]+) with cipher (?P<cipher>\S+)")
+_PEER = re.compile(r"\w+ TLS connection established (from|to) ([^\[\]]*)\[([^\[\]]*)\]")
+_LOST = re.compile(r"(?:lost connection|timeout|too many errors) after (\S+)(?: \(\d+ bytes\))? from (.*)")
+
+# What smtpd and cleanup write behind a reply. HELO names are neutered (no "<>") by smtpd, so the end is firm.
+_WHATSUP = (
+    rf"(?: from=<(?P<sender>{INSIDE})>)?(?:,? to=<(?P<recipient>{INSIDE})>)?"
+    r"(?:,? proto=(?P<protocol>[^\s,]+))?(?:,? helo=<(?P<helo>[^<>]*)>)?"
+)
+_REFUSED_TAIL = re.compile(rf";{_WHATSUP}(?P<sasl>(?: sasl_\w+=\S+)*)\Z")
+_INSPECTED_TAIL = re.compile(rf";{_WHATSUP}(?:: (?P<text>.*))?\Z", re.DOTALL)
+_SASL_USERNAME = re.compile(r" sasl_username=<?([^\s<>]+)")
+_WHERE = re.compile(r"(?P<where>[A-Z][A-Z-]*)(?: command)? from (?P<client>[^\[\]]*\[[^\[\]]*\](?::\d+)?): ")
+_ORIGIN = re.compile(r" from (local|unknown|[^\s\[\]]*\[[^\[\]]*\](?::\d+)?)\Z")
+_CANDIDATES = 12  # how many places a tail may begin at before we stop looking: hostile text is bounded
+
+STAGES = {
+    "CONNECT": "connect",
+    "HELO": "helo",
+    "EHLO": "helo",
+    "AUTH": "auth",
+    "MAIL": "mail",
+    "RCPT": "rcpt",
+    "DATA": "data",
+    "BDAT": "data",
+    "END-OF-MESSAGE": "end_of_data",
+}
+_SUCCESS = {"local": "delivered", "virtual": "delivered", "lmtp": "delivered", "pipe": "delivered"}
+_OUTCOMES = {
+    "deferred": "deferred",
+    "SOFTBOUNCE": "deferred",
+    "bounced": "bounced",
+    "undeliverable": "bounced",
+    "expired": "expired",
+}
+_BY_DSN = {"2": "relayed", "4": "deferred", "5": "bounced"}
+_NOTICES = {
+    "non-delivery": "bounce",
+    "delay": "delay_notice",
+    "delivery status": "receipt",
+}
+
+
+def read_delivery(text: str, program: str) -> Reading:
+    """`to=<>, orig_to=<>, relay=, conn_use=, delay=, delays=, tls=, dsn=, status=word (text)`."""
+    found = read_angle(text, 3)
+    if found is None:
+        found, ambiguous = _read_raw_address(text, 3), True
+        if found is None:
+            return None
+    else:
+        ambiguous = False
+    address, at = found
+    original = None
+    if text.startswith(", orig_to=<", at):
+        found = read_angle(text, at + 10) or _read_raw_address(text, at + 10)
+        if found is None:
+            return None
+        original, at = found
+    match = _DELIVERY.match(text, at + 2)
+    if match is None:
+        # An address from before Postfix quoted them (3.5): it may hold a bare ">".
+        found = _read_raw_address(text, 3)
+        match = _DELIVERY.match(text, found[1] + 2) if found else None
+        if match is None or found is None:
+            return None
+        address, original, ambiguous = found[0], None, True
+    relay, delay, before, inside, connection, transmission, tls, dsn, status, word = match.groups()
+    words = status[len(word) + 2 : -1] if status[-1:] == ")" else status[len(word) + 2 :]
+    outcome = _outcome(word, words, program, dsn)
+    name, ip, port = _relay(relay)
+    if outcome == "expanded":
+        child = words[13:] if is_postfix(words[13:]) else None
+    else:
+        child = next_queue_id(words) if word == "sent" else None
+    return Attempted(
+        (clean_address(address),),
+        status,
+        outcome,
+        None if original is None or original == address else clean_address(original),
+        name,
+        ip,
+        port,
+        dsn,
+        reply_code(words),
+        float(delay) if delay is not None else None,
+        (float(before), float(inside), float(connection), float(transmission)) if before is not None else None,
+        program,
+        None,
+        child,
+        None,
+        tls,
+        pending=False,
+        ambiguous=ambiguous,
+    )
+
+
+def _read_raw_address(text: str, start: int) -> tuple[str, int] | None:
+    """Read an address with unbalanced quotes, as Postfix wrote them before 3.5: it ends where the next field begins."""
+    for ending in (">, orig_to=<", ">, relay="):
+        end = text.find(ending, start)
+        if end > 0:
+            return text[start + 1 : end], end + 1
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _relay(text: str) -> tuple[str, str | None, int | None]:
+    match = _RELAY.fullmatch(text)
+    if match is None:
+        return relay_name(text), None, None
+    name, ip, port = match.groups()
+    return relay_name(name), canonical_ip(ip), int(port) if port else None
+
+
+def _outcome(word: str, words: str, program: str, dsn: str | None) -> str:
+    if word in ("sent", "deliverable"):
+        if program == "discard" or words == "dropped" or words == "delivered to file: /dev/null":
+            return "discarded"
+        if program == "local" and words.startswith("forwarded as "):
+            return "expanded"
+        return _SUCCESS.get(program, "relayed")
+    return _OUTCOMES.get(word) or _BY_DSN.get(dsn[:1] if dsn else "", "unknown")
+
+
+def read_client_line(text: str, _program: str) -> Reading:
+    """`client=H[ip], orig_queue_id=, orig_client=, sasl_method=, sasl_username=, sasl_sender=`."""
+    if "," not in text:
+        return Received(read_client(text[7:]))
+    match = _CLIENT.fullmatch(text)
+    if match is None:
+        return None
+    client, original_queue_id, original_client, _, username, _ = match.groups()
+    return Received(
+        read_client(client),
+        sasl_username=username,
+        original_client=read_client(original_client) if original_client else None,
+        original_queue_id=original_queue_id,
+    )
+
+
+def read_pickup(text: str, _program: str) -> Reading:
+    """`uid=0 from=<root>`, and ` orig_id=OLD` behind it after a requeue."""
+    match = _PICKUP.match(text)
+    if match is None:
+        return None
+    return Received(Client(f"uid={match[1]}"), sender=decode_escapes(match[2]), requeued_from=match[3])
+
+
+def read_message_id(text: str, _program: str) -> Reading:
+    """`message-id=<x>`; the value may be empty, without brackets, with spaces."""
+    return Identified(clean_address(text[11:].strip()))
+
+
+def read_resent_message_id(text: str, _program: str) -> Reading:
+    """`resent-message-id=<x>`."""
+    return Identified(clean_address(text[18:].strip()), resent=True)
+
+
+def read_queue_manager(text: str, _program: str) -> Reading:
+    """`from=<>, size=, nrcpt= (queue active)` and `from=<>, status=expired, returned to sender`."""
+    found = read_angle(text, 5)
+    if found is None:
+        cut = max(text.rfind(">, size="), text.rfind(">, status="))
+        if cut < 0:
+            return None
+        found = text[6:cut], cut + 1
+    sender, at = found
+    match = _QUEUED.match(text, at)
+    if match is not None:
+        size, count = match.groups()
+        return Queued(clean_address(sender), int(size) if size else None, int(count) if count else None)
+    if text.startswith((", status=expired", ", status=force-expired"), at):
+        return Expired(text[at + 9 :])
+    return None
+
+
+def read_removed(_text: str, program: str) -> Reading:
+    """`removed`, by the queue manager (the end), by postsuper (deleted), by cleanup (3.10: canceled, discarded)."""
+    return Closed("deleted" if program == "postsuper" else "removed")
+
+
+def read_canceled(text: str, _program: str) -> Reading:
+    """`removed (canceled)` and `removed (discarded)`: cleanup's end of a mail that never was queued, since 3.10."""
+    return Closed("discarded" if text.startswith("removed (discarded)") else "removed")
+
+
+def read_notice(text: str, _program: str) -> Reading:
+    """`sender non-delivery notification: NEW` and its kin."""
+    head, _, child = text.partition(" notification: ")
+    kind = _NOTICES.get(head.partition(" ")[2])
+    return Notified(child, kind, status=text) if kind and is_postfix(child) else None
+
+
+def read_hold(text: str, _program: str) -> Reading:
+    """postsuper's `placed on hold`."""
+    return Held(text)
+
+
+def read_release(_text: str, _program: str) -> Reading:
+    """postsuper's `released from hold`."""
+    return Released()
+
+
+def read_requeued(_text: str, _program: str) -> Reading:
+    """postsuper's `requeued`: pickup gives it a new ID."""
+    return Closed("requeued")
+
+
+def _tail(text: str, pattern: re.Pattern[str], *, rightmost: bool) -> re.Match[str] | None:
+    """Find where the fields behind a free text begin: the last of a few `;` from which `pattern` fits to the end."""
+    found = None
+    at = len(text)
+    for _ in range(_CANDIDATES):
+        at = text.rfind(";", 0, at)
+        if at < 0:
+            break
+        match = pattern.match(text, at)
+        if match is not None and (not rightmost or _ORIGIN.search(text, max(0, at - 300), at)):
+            found = match
+            if rightmost:
+                break
+    return found
+
+
+def _refused(text: str, stage_at: int) -> Refused | None:
+    where = _WHERE.match(text, stage_at)
+    if where is None:
+        return None
+    tail = _tail(text, _REFUSED_TAIL, rightmost=False)
+    status = text[where.end() : tail.start()] if tail else text[where.end() :].rstrip(";")
+    stage = STAGES.get(where["where"], "connect")
+    dsn = reply_dsn(status)
+    code = reply_code(status)
+    if code is None and status[:1] in "245" and status[1:2] == ".":
+        dsn = status.partition(" ")[0]  # milter-reject has the enhanced code only
+    event = Refused(stage, status, code=code, dsn=dsn, client=read_client(where["client"]))
+    event.whole = stage in ("data", "end_of_data")
+    if tail is not None:
+        sender, recipient = tail["sender"], tail["recipient"]
+        event.sender = None if sender is None else clean_address(sender)
+        event.recipient = None if recipient is None else clean_address(recipient)
+        event.protocol, event.helo = tail["protocol"], tail["helo"]
+        sasl = _SASL_USERNAME.match(tail["sasl"])
+        event.sasl_username = sasl[1] if sasl else None
+    return event
+
+
+def read_reject(text: str, _program: str) -> Reading:
+    """`reject: RCPT from H[ip]: 550 5.1.1 <x>: …; from=<> to=<> proto= helo=<>`; also cleanup's header rejects."""
+    action, _, _ = text.partition(": ")
+    refused = _refused(text, len(action) + 2)
+    if refused is not None:
+        return refused
+    inspected = read_inspected(text, "")
+    if not isinstance(inspected, Inspected):
+        return inspected
+    dsn = inspected.status.partition(" ")[0]
+    return Refused(
+        "end_of_data",
+        inspected.status,
+        whole=True,
+        dsn=dsn if re.fullmatch(r"[245]\.\d{1,3}\.\d{1,3}", dsn) else None,
+        sender=inspected.sender,
+        recipient=inspected.recipient,
+        helo=inspected.helo,
+        protocol=inspected.protocol,
+        subject=inspected.subject,
+    )
+
+
+def read_harmless(text: str, program: str) -> Reading:
+    """`hold: RCPT from H[ip]: …`, `discard:`, `filter:`, `warn:`, `info:`, … by an access rule: nothing is refused."""
+    action, _, _ = text.partition(": ")
+    refused = _refused(text, len(action) + 2)
+    if refused is None:
+        return read_inspected(text, program)
+    return Inspected(action, refused.status, refused.sender, refused.recipient, refused.helo, refused.protocol)
+
+
+def read_inspected(text: str, _program: str) -> Reading:
+    """`ACTION: header Subject: … from ORIGIN; from=<> to=<> proto= helo=<>: text` (cleanup), read from the right."""
+    action, _, rest = text.partition(": ")
+    tail = _tail(text, _INSPECTED_TAIL, rightmost=True)
+    if tail is None:
+        return Inspected(action, rest)
+    origin = _ORIGIN.search(text, max(0, tail.start() - 300), tail.start())
+    content = text[len(action) + 2 : origin.start() if origin else tail.start()]
+    subject = content[16:] if content[:16].lower() == "header subject: " else None
+    sender, recipient = tail["sender"], tail["recipient"]
+    return Inspected(
+        action,
+        tail["text"] or "",
+        None if sender is None else clean_address(sender),
+        None if recipient is None else clean_address(recipient),
+        tail["helo"],
+        tail["protocol"],
+        subject,
+    )
+
+
+def read_proxy_accept(text: str, _program: str) -> Reading:
+    """`proxy-accept: END-OF-MESSAGE: 250 2.0.0 Ok: queued as X; from=<> to=<>`: where a proxied mail went."""
+    tail = _tail(text, _REFUSED_TAIL, rightmost=False)
+    reply = text[: tail.start()] if tail else text
+    place = reply.find("END-OF-MESSAGE")
+    child = next_queue_id(reply[place:].partition(": ")[2]) if place >= 0 else None
+    if child is None:
+        return Remarked("proxy accept")
+    return Linked(child, tail["sender"] if tail else None, tail["recipient"] if tail else None)
+
+
+def read_connect(text: str, _program: str) -> Reading:
+    """`connect from H[ip]`."""
+    return Connected(read_client(text[13:]))
+
+
+def read_disconnect(text: str, _program: str) -> Reading:
+    """`disconnect from H[ip] ehlo=1 … commands=5`."""
+    return Disconnected(read_client(text[16:].partition(" ")[0]))
+
+
+def read_lost(text: str, _program: str) -> Reading:
+    """`lost connection after DATA (15054 bytes) from H[ip]`, `timeout after …`."""
+    match = _LOST.match(text)
+    return Disconnected(read_client(match[2]), lost_after=match[1]) if match else None
+
+
+def read_tls(text: str, _program: str) -> Reading:
+    """`Untrusted TLS connection established to H[ip]:25: TLSv1.3 with cipher X …`."""
+    peer, tls = _PEER.match(text), _TLS.match(text)
+    if peer is None or tls is None:
+        return None
+    return Secured(peer[1] == "from", f"{tls['version']} {tls['cipher']}", relay_name(peer[2]), canonical_ip(peer[3]))
+
+
+def read_remark(_text: str, _program: str) -> Reading:
+    """A line about a transaction that changes nothing."""
+    return Remarked()
+
+
+def read_aborted(text: str, _program: str) -> Reading:
+    """`lost connection after DATA (N bytes) from H[ip]` behind a queue ID, since 3.10."""
+    return Aborted(text)
+
+
+def read_gap(text: str, _program: str) -> Reading:
+    """A logger's word that lines are missing."""
+    return Gap(text)

@@ -1,0 +1,66 @@
+"""Queue IDs: which forms there are, and the time that some of them hold.
+
+Pure. Sources: Sendmail queue.c assign_queueid (gmtime, base 60), Postfix src/global/mail_queue.h (long IDs, base 52).
+A decoded time is UTC epoch seconds; None means that the ID holds none.
+"""
+
+from __future__ import annotations
+
+import calendar
+import re
+
+_BASE_60 = {c: i for i, c in enumerate("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx")}
+_BASE_52 = {c: i for i, c in enumerate("0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz")}
+
+POSTFIX_SHORT = r"[0-9A-F]{6,25}"
+# At least 6 characters of seconds, 4 of microseconds, "z", the inode in base 51 (all of base 52 but "z").
+POSTFIX_LONG = r"[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{10}z[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-y]{1,20}"
+POSTFIX = f"(?:{POSTFIX_SHORT}|{POSTFIX_LONG})"
+# 8.12 and later: 6 of time, 2 of sequence, the PID with at least 6 digits; before: 1 of sequence, 5 digits;
+# before 8.9: the hour as a letter, two letters, 5 digits.
+SENDMAIL = r"(?:[0-9A-Za-x]{6,8}[0-9]{5,10}|[A-X][A-Z]{2}[0-9]{5})"
+
+_POSTFIX_LONG = re.compile(POSTFIX_LONG)
+_POSTFIX = re.compile(POSTFIX)
+_SENDMAIL = re.compile(SENDMAIL)
+_SENDMAIL_TIMED = re.compile(r"[0-9A-Za-x]{7,8}[0-9]{5,10}")
+
+_FIRST_YEAR = 1990  # the base-60 year digit repeats after 60 years: read as 1990 to 2049
+
+
+def is_postfix(text: str) -> bool:
+    """Whether the whole text has the form of a Postfix queue ID, short or long."""
+    return _POSTFIX.fullmatch(text) is not None
+
+
+def is_sendmail(text: str) -> bool:
+    """Whether the whole text has the form of a Sendmail queue ID."""
+    return _SENDMAIL.fullmatch(text) is not None
+
+
+def postfix_time(queue_id: str) -> int | None:
+    """Return the second that a long Postfix ID holds, None for a short one.
+
+    The long form is recognised by its separator: `3mfHGL1r9gzyQP` has "z" after ten base-52 characters.
+    """
+    if len(queue_id) < 12 or queue_id[10] != "z" or not _POSTFIX_LONG.fullmatch(queue_id):
+        return None
+    second = 0
+    for character in queue_id[:6]:
+        second = second * 52 + _BASE_52[character]
+    return second
+
+
+def sendmail_time(queue_id: str) -> int | None:
+    """Return the second that a Sendmail ID (8.9 and later) holds: `n6BKbwgB009156` is 2009-07-11 20:37:58."""
+    if not _SENDMAIL_TIMED.fullmatch(queue_id):
+        return None
+    year, month, day, hour, minute, second = (_BASE_60[c] for c in queue_id[:6])
+    year = _FIRST_YEAR + (1900 + year - _FIRST_YEAR) % 60
+    if month > 11 or not 1 <= day <= calendar.monthrange(year, month + 1)[1] or hour > 23:  # noqa: PLR2004
+        return None
+    return calendar.timegm((year, month + 1, day, hour, minute, second))
+
+
+TIME_OF = {"postfix": postfix_time, "sendmail": sendmail_time}
+"""The reader of the time in a queue ID, by MTA."""

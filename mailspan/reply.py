@@ -1,0 +1,58 @@
+"""SMTP replies: code, enhanced status code, and the next hop's queue ID at its known place.
+
+Pure. A reply is the remote's free text: nothing in it is searched but these, each anchored where its software writes
+it (Postfix smtpd.c "Ok: queued as", Sendmail srvrsmtp.c "Message accepted for delivery", Exim smtp_in.c "OK id=",
+OpenSMTPD smtp_session.c "Message accepted for delivery", Dovecot lmtp "<rcpt> SESSION Saved").
+"""
+
+from __future__ import annotations
+
+import re
+
+_HOST_SAID = re.compile(r"host \S+ (?:said|refused to talk to me): ([2-5][0-9]{2})(?:[ -]|$)")
+_DSN = re.compile(r"[2-5][0-9]{2}[ -]([245]\.[0-9]{1,3}\.[0-9]{1,3})(?![0-9.])")
+
+_ID = r"([0-9A-Za-z][0-9A-Za-z-]{3,31})"
+_NEXT = re.compile(
+    r"(?:"
+    rf"queued as {_ID}"  # Postfix, and amavis handing on Postfix's
+    rf"|(?:[0-9]{{3}} )?(?:2\.[0-9]\.[0-9]:? )?{_ID} Message accepted for delivery"  # Sendmail, OpenSMTPD
+    rf"|(?:[0-9]{{3}} )?(?:- )?OK id={_ID}"  # Exim
+    rf"|.{{0,400}}<[^<>]*> {_ID}[:.]? Saved"  # Dovecot and other LMTP: the session token
+    r")\s*\Z"
+)
+_ENDINGS = ("Message accepted for delivery", " Saved")
+
+
+def reply_code(text: str) -> int | None:
+    """Return the SMTP code of a reply, or of `host H[ip] said: 450 …`; None where there is none."""
+    if text[:3].isdigit() and text[3:4] in " -":
+        code = int(text[:3])
+        return code if 200 <= code < 600 else None  # noqa: PLR2004
+    match = _HOST_SAID.match(text)
+    return int(match[1]) if match else None
+
+
+def reply_dsn(text: str) -> str | None:
+    """Return the enhanced status code right behind the reply's code, None where there is none."""
+    match = _DSN.match(text)
+    return match[1] if match else None
+
+
+def next_queue_id(text: str) -> str | None:
+    """Return the queue ID that the next hop gave, from the accepting reply's known place."""
+    head, _, last = text.rpartition(" ")
+    if head.endswith("queued as") and 4 <= len(last) <= 32 and last.isalnum() and last.isascii():  # noqa: PLR2004
+        return last
+    place = text.rfind("queued as ")
+    if place < 0:
+        if not text.endswith(_ENDINGS):
+            place = text.find("OK id=")
+            if place < 0:
+                return None
+        match = _NEXT.match(text)
+    else:
+        match = _NEXT.match(text, place)
+    if match is None:
+        return None
+    return match[1] or match[2] or match[3] or match[4]

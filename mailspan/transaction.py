@@ -1,0 +1,88 @@
+"""A transaction: all that one mail server did under one queue ID, as far as its lines tell.
+
+Pure state: the facts of the lines, each kept with the key of its line, so that a finer stamp of the same line (a second
+copy of the log) can still sharpen its time. What the facts mean together is worked out in document.py; how lines change
+a transaction stands in reducer/effects.py. The class is an open one with defaults on the class, not a dataclass: one is
+made per mail and most of its fields stay at their default.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mailspan.event import Attempted, Inspected, Received, Refused
+    from mailspan.record import Stamp
+
+LineKey = tuple[int, str] | str
+"""What makes two lines of one queue ID the same: the event second and the text from the queue ID on, or their digest."""
+
+
+def digest(key: tuple[int, str]) -> str:
+    """Return 16 hex digits that stand for a line in document ids and in snapshots."""
+    return hashlib.blake2b(f"{key[0]} {key[1]}".encode(), digest_size=8).hexdigest()
+
+
+class Transaction:
+    """The facts about one incarnation of one queue ID on one host.
+
+    `lines` has every distinct line in the order of arrival; `births` the keys of its birth lines; `touched` and
+    `closed_at` are the host's event clock (seconds) at the last line and at the closing line.
+    """
+
+    received: Received | None = None
+    sender: str | None = None  # qmgr's, or Sendmail's, or Exim's own word
+    claimed_sender: str | None = None  # pickup's, a refusal's: until a better one comes
+    size: int | None = None
+    recipient_count: int | None = None
+    message_id: str | None = None
+    resent_message_id: str | None = None
+    queued = False
+    attempts: list[tuple[LineKey, Attempted]]
+    refusals: list[tuple[LineKey, Refused]] | None = None
+    inspections: list[tuple[LineKey, Inspected]] | None = None
+    expiries: list[tuple[LineKey, str]] | None = None
+    links: list[tuple[str, str, str | None]] | None = None
+    held = False
+    aborted = False
+    child = False  # made by the MTA itself: a bounce or another notice
+    discarded = False
+    truncated = False
+    tail_missing = False
+    subject: str | None = None
+    helo: str | None = None
+    protocol: str | None = None
+    sasl_username: str | None = None
+    tls: str | None = None
+    closed_by: str | None = None
+    closed_at: int | None = None
+    skipped_count = 0
+    earlier: Transaction | None = None  # the incarnation before, while it lingers
+    changed = False
+    packed = False  # restored from a snapshot: its lines are known by their digests
+
+    def __init__(self, host: str, queue_id: str, mta: str, touched: int) -> None:
+        self.host = host
+        self.queue_id = queue_id
+        self.mta = mta
+        self.lines: dict[LineKey, Stamp] = {}
+        self.births: list[LineKey] = []
+        self.attempts = []
+        self.touched = touched
+
+    def key_of(self, line: tuple[int, str]) -> LineKey:
+        """Return the key under which this transaction knows a line."""
+        return digest(line) if self.packed else line
+
+    def add_link(self, kind: str, queue_id: str, host: str | None) -> None:
+        """Remember a link once."""
+        link = (kind, queue_id, host)
+        if self.links is None:
+            self.links = [link]
+        elif link not in self.links:
+            self.links.append(link)
+
+    def has_only_client(self) -> bool:
+        """Whether nothing but the client's line (and perhaps its Message-ID) is known."""
+        return not (self.queued or self.attempts or self.refusals or self.inspections or self.closed_by or self.child)

@@ -1,0 +1,1 @@
+"""The reducer: assembles records into transactions. Pure: no clock, no I/O."""

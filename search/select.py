@@ -1,0 +1,76 @@
+"""From a query to the selection that a store answers.
+
+All parts of a query must hold. A TERM alone is looked for in every field it can be: an IP or CIDR as client or relay;
+`@domain` as sender or recipient; anything else as queue id, message id, sender and recipient at once, since none of
+these can be told from another by its look (`<a@b>` is an address and a message id). `HOST/QUEUE_ID` is a queue id there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from search.query import QUEUE_LIFETIME_DAYS, network_of
+from sink.store import Selection, Term
+from sink.terms import address_value, message_id_terms, network_terms, recipient_terms, subject_terms, term
+
+if TYPE_CHECKING:
+    from search.query import Query
+
+QUEUE_LIFETIME_MS = QUEUE_LIFETIME_DAYS * 86_400_000
+
+Group = tuple[Term, ...]
+
+
+def select(query: Query) -> Selection:
+    """Return which documents `query` means."""
+    groups = _term_groups(query.term) if query.term else []
+    groups += _recipient_groups(query)
+    # The fields that are found by one term that holds the whole value.
+    for field, value in (
+        ("from", query.sender),
+        ("host", query.host),
+        ("client", query.client),
+        ("queue", query.queue_id),
+        ("relay", query.relay),
+        ("dsn", query.dsn),
+        ("state", "open" if query.state == "incomplete" else query.state),
+    ):
+        if value:
+            groups.append((term(field, value),))
+    if query.message_id:
+        groups.append(message_id_terms(query.message_id))
+    if query.client_network is not None:
+        groups.append(network_terms(query.client_network))
+    if query.subject:
+        groups += [(each,) for each in subject_terms(query.subject)]
+    return Selection(
+        all_of=tuple(groups),
+        none_of=() if query.probes else (term("kind", "probe"),),
+        date_from_ms=query.since_ms if query.started_only else None,
+        date_until_ms=query.until_ms,
+        updated_from_ms=None if query.started_only else query.since_ms,
+        updated_until_ms=query.now_ms - QUEUE_LIFETIME_MS if query.state == "incomplete" else None,
+        subject=query.subject,
+    )
+
+
+def _recipient_groups(query: Query) -> list[Group]:
+    """A recipient and an outcome together mean that this recipient had it, not just some recipient of the mail."""
+    if query.recipient:
+        return [recipient_terms(query.recipient, None if query.outcome is None else (query.outcome,))]
+    return [(term("outcome", query.outcome),)] if query.outcome else []
+
+
+def _term_groups(text: str) -> list[Group]:
+    if network := network_of(text):
+        relay = (term("relay", str(network.network_address)),) if network.prefixlen == network.max_prefixlen else ()
+        return [(*network_terms(network), *relay)]
+    address = address_value(text)
+    addresses = (term("from", address), *recipient_terms(address, None))
+    if address.startswith("@") or address == "<>":
+        return [addresses]
+    host, slash, queue_id = text.rpartition("/")
+    if slash and host and "@" not in text:
+        either = (term("queue", text), *message_id_terms(text), *addresses)
+        return [(*either, term("queue", queue_id)), (*either, term("host", host))]
+    return [(term("queue", text), *message_id_terms(text), *addresses)]

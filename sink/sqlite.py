@@ -1,0 +1,289 @@
+"""Write documents into one SQLite file, together with the state of `index`.
+
+One commit takes documents, open transactions and file positions, all or nothing, so a run that was killed goes on
+where the file says it was. One process writes at a time, for as long as its store is open: a second one waits at a lock
+beside the database. Searching is in `sink.sqlite_reader`, the tables in `sink.sqlite_schema`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import orjson
+
+from mailspan.errors import StoreError
+from sink.sqlite_schema import (
+    LARGEST_DATE_MS,
+    PLACE_BITS,
+    PLACES_PER_MS,
+    connect_for_writing,
+    failures,
+)
+from sink.store import WriteResult
+from sink.terms import terms_of
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from sink.store import Document
+
+_NO_CHANGES: Mapping[str, bytes | None] = {}
+_LOCK_POLL_SECONDS = 0.2
+
+
+class _Row(NamedTuple):
+    """One document as its table holds it, with its terms."""
+
+    place: int
+    id: str
+    version: int
+    updated_ms: int
+    subject: str | None
+    encoded: bytes
+    terms: str
+
+
+class SqliteStore:
+    """The writing side of the SQLite store; use as a context manager, or close it."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, lock: int) -> None:
+        """Take over an open connection and the descriptor of the held lock; see `open_for_writing`."""
+        self._connection = connection
+        self._path = path
+        self._lock = lock
+
+    def __enter__(self) -> Self:
+        """Return the store itself."""
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """Close the store."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the database and let the next writer in."""
+        with failures(self._path, "close"):
+            try:
+                self._connection.close()
+            finally:
+                if self._lock >= 0:
+                    os.close(self._lock)
+                    self._lock = -1
+
+    def write(self, documents: Sequence[Document], encoded: Sequence[bytes] | None = None) -> WriteResult:
+        """Keep `documents`; see DocumentWriter."""
+        return self.commit(documents, encoded=encoded)
+
+    def commit(
+        self,
+        documents: Sequence[Document],
+        state_changes: Mapping[str, bytes | None] = _NO_CHANGES,
+        input_changes: Mapping[str, bytes | None] = _NO_CHANGES,
+        *,
+        encoded: Sequence[bytes] | None = None,
+    ) -> WriteResult:
+        """Keep documents, open-transaction snapshots and file positions in one transaction; None deletes a key.
+
+        Of one id the highest version stays. `encoded` holds the documents' JSON in the same order, where the caller has
+        it already. Raises StoreError; then nothing of this commit was kept.
+        """
+        payloads = [orjson.dumps(document) for document in documents] if encoded is None else encoded
+        with failures(self._path, "write"), self._transaction():
+            kept = self._newer(documents)
+            self._replace(documents, payloads, kept)
+            self._change("state", state_changes)
+            self._change("inputs", input_changes)
+        return WriteResult(indexed=len(kept), superseded=len(documents) - len(kept))
+
+    def load_state(self) -> dict[str, bytes]:
+        """Return the open-transaction snapshots by key. Raises StoreError."""
+        return self._load("state")
+
+    def load_inputs(self) -> dict[str, bytes]:
+        """Return the file positions by key. Raises StoreError."""
+        return self._load("inputs")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            # A full disk makes SQLite roll back by itself.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def _newer(self, documents: Sequence[Document]) -> dict[str, tuple[int, int | None]]:
+        """Return, of each id that must be written, the index of its highest version and the place of the old row."""
+        stored = {
+            id_: (version, place)
+            for id_, version, place in self._connection.execute(
+                "SELECT d.id, d.version, d.place FROM json_each(?) AS wanted"
+                " CROSS JOIN documents AS d ON d.id = wanted.value",
+                (orjson.dumps([document["id"] for document in documents]),),
+            )
+        }
+        newer: dict[str, tuple[int, int | None]] = {}
+        versions = {id_: version for id_, (version, _) in stored.items()}
+        for index, document in enumerate(documents):
+            id_, version = document["id"], document["version"]
+            if version > versions.get(id_, -1):
+                versions[id_] = version
+                newer[id_] = (index, stored[id_][1] if id_ in stored else None)
+        return newer
+
+    def _replace(
+        self,
+        documents: Sequence[Document],
+        payloads: Sequence[bytes],
+        kept: Mapping[str, tuple[int, int | None]],
+    ) -> None:
+        self._remove(sorted(place for _, place in kept.values() if place is not None))
+        places = _Places(self._connection)
+        rows = [_row(documents[index], payloads[index], places, old) for index, old in kept.values()]
+        rows.sort()  # FTS5 keeps one batch in memory while places rise
+        self._connection.executemany(
+            "INSERT INTO documents(place, id, version, updated, subject, document) VALUES (?, ?, ?, ?, ?, ?)",
+            (row[:6] for row in rows),
+        )
+        self._connection.executemany(
+            "INSERT INTO postings(rowid, terms) VALUES (?, ?)", ((row.place, row.terms) for row in rows)
+        )
+
+    def _remove(self, places: Sequence[int]) -> None:
+        """Delete documents; the index without text must be told the very terms that it was given."""
+        for place in places:
+            (encoded,) = self._connection.execute(
+                "SELECT document FROM documents WHERE place = ?", (place,)
+            ).fetchone()
+            document = orjson.loads(encoded)
+            terms = terms_of(document, _ms(document["updated"]) - _ms(document["date"]))
+            self._connection.execute(
+                "INSERT INTO postings(postings, rowid, terms) VALUES ('delete', ?, ?)", (place, terms)
+            )
+            self._connection.execute("DELETE FROM documents WHERE place = ?", (place,))
+
+    def _change(self, table: str, changes: Mapping[str, bytes | None]) -> None:
+        removed = [(_key(key),) for key, value in changes.items() if value is None]
+        changed = [(_key(key), value) for key, value in changes.items() if value is not None]
+        self._connection.executemany(f"DELETE FROM {table} WHERE key = ?", removed)  # noqa: S608 - our own names
+        self._connection.executemany(
+            f"INSERT INTO {table}(key, value) VALUES (?, ?)"  # noqa: S608 - our own names
+            " ON CONFLICT(key) DO UPDATE SET value = excluded.value",
+            changed,
+        )
+
+    def _load(self, table: str) -> dict[str, bytes]:
+        with failures(self._path, "read"):
+            rows = self._connection.execute(f"SELECT key, value FROM {table}")  # noqa: S608 - our own names
+            return {key.decode("utf-8", "surrogateescape"): value for key, value in rows}
+
+
+class _Places:
+    """Gives each new document of a millisecond the next place in it."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._next: dict[int, int] = {}
+
+    def take(self, date_ms: int, old: int | None) -> int:
+        """Return a free place for `date_ms`: the old one where it still fits. Raises StoreError when none is left."""
+        first = min(date_ms, LARGEST_DATE_MS) << PLACE_BITS
+        if old is not None and old >> PLACE_BITS == first >> PLACE_BITS:
+            return old
+        place = self._next.get(first)
+        if place is None:
+            (last,) = self._connection.execute(
+                "SELECT max(place) FROM documents WHERE place >= ? AND place < ?", (first, first + PLACES_PER_MS)
+            ).fetchone()
+            place = first if last is None else last + 1
+        if place >= first + PLACES_PER_MS:
+            message = f"more than {PLACES_PER_MS} documents share one date; are the log's time stamps right?"
+            raise StoreError(message)
+        self._next[first] = place + 1
+        return place
+
+
+def open_for_writing(
+    path: Path,
+    on_wait: Callable[[str], None] | None = None,
+    timeout_seconds: float | None = None,
+) -> SqliteStore:
+    """Open the store at `path` for its one writer, and make it where it is new; the folder is made too.
+
+    Blocks while another process writes, after one call of `on_wait` with a message; after `timeout_seconds` of that
+    (None: never) raises StoreError, as it does where the file cannot be written or is no database of ours.
+    """
+    lock = -1
+    with failures(path, "open"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        with failures(path, "lock"):
+            _wait_for_lock(lock, path, on_wait, timeout_seconds)
+        return SqliteStore(connect_for_writing(path), path, lock)
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _wait_for_lock(
+    lock: int, path: Path, on_wait: Callable[[str], None] | None, timeout_seconds: float | None
+) -> None:
+    if _try_lock(lock):
+        return
+    if on_wait is not None:
+        on_wait(f"another mailspan is writing to {path}; waiting for it to end")
+    if timeout_seconds is None:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return
+    deadline = time.monotonic() + timeout_seconds
+    while not _try_lock(lock):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            message = f"another mailspan is writing to {path}; try again when it has ended"
+            raise StoreError(message)
+        time.sleep(min(left, _LOCK_POLL_SECONDS))
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def _row(document: Document, encoded: bytes, places: _Places, old: int | None) -> _Row:
+    date_ms, updated_ms = _ms(document["date"]), _ms(document["updated"])
+    subject = document.get("subject")
+    return _Row(
+        place=places.take(date_ms, old),
+        id=document["id"],
+        version=document["version"],
+        updated_ms=updated_ms,
+        subject=subject.casefold() if subject else None,
+        encoded=encoded,
+        terms=terms_of(document, updated_ms - date_ms),
+    )
+
+
+def _ms(stamp: str) -> int:
+    """Return an RFC 3339 stamp in milliseconds since 1970 UTC."""
+    return round(datetime.fromisoformat(stamp).timestamp() * 1000)
+
+
+def _key(key: str) -> bytes:
+    return key.encode("utf-8", "surrogateescape")

@@ -1,0 +1,178 @@
+"""The SQLite file: its tables, how it is opened, and its failures said in one line.
+
+documents  the JSON as it was written, by `place`: the date in milliseconds shifted left by PLACE_BITS, plus a number
+           that tells documents of one millisecond apart. So the table, and all that points into it, is in date order.
+postings   an inverted index (FTS5, no text kept) from each term of `sink.terms` to places. Terms of one batch are
+           written side by side, where a B-tree would touch a page for each: half the time and no slower when it grows.
+state, inputs  opaque bytes of `index`, changed in the same transaction as the documents they belong to.
+
+WAL: readers never wait for the writer nor it for them. synchronous=NORMAL: kill -9 loses nothing that was committed; a
+power cut may lose the last commits whole, and then documents, state and file positions go back together.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mailspan.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x6D73706E  # "mspn", in the file's header
+PLACE_BITS = 21
+PLACES_PER_MS = 1 << PLACE_BITS
+LARGEST_DATE_MS = (1 << (63 - PLACE_BITS)) - 1  # year 2109; a later date sorts as this one
+
+_URL_PREFIX = "sqlite:///"
+_TOKEN_PUNCTUATION = "!#$%&()*+,-./:;<=>?@[\\]^_`{|}~"  # noqa: S105 - characters that belong to a term
+_SCHEMA = f"""
+CREATE TABLE documents(
+    place INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    version INTEGER NOT NULL,
+    updated INTEGER NOT NULL,
+    subject TEXT,
+    document BLOB NOT NULL
+);
+CREATE VIRTUAL TABLE postings USING fts5(
+    terms, content='', detail=none, columnsize=0, tokenize='ascii tokenchars ''{_TOKEN_PUNCTUATION}'''
+);
+INSERT INTO postings(postings, rank) VALUES ('automerge', 16), ('hashsize', 16777216);
+CREATE TABLE state(key BLOB PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE inputs(key BLOB PRIMARY KEY, value BLOB NOT NULL);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+_WRITER_SETTINGS = "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 4000;"
+_PAGE_BYTES = 16_384
+
+# What SQLite says (a part of it) and what to tell the user.
+_ADVICE = (
+    ("not a database", "it is not an SQLite database; name another file with --store"),
+    ("malformed", "the database is damaged; move it away and run `mailspan index` again"),
+    ("disk is full", "the disk is full; nothing of this batch was kept; free some space and run it again"),
+    ("readonly", "it may not be written; check the rights of the file and its folder"),
+    ("unable to open", "it cannot be opened; check the rights of the file and its folder"),
+    ("no such module", "this Python's SQLite was built without FTS5; use another build of Python"),
+    ("locked", "another program holds it; wait for that to end and try again"),
+    ("disk i/o error", "the disk failed or is full; nothing of this batch was kept"),
+)
+
+
+def default_path(environment: Mapping[str, str]) -> Path:
+    """Return where the database is when no store is named: in the user's data folder."""
+    data_home = environment.get("XDG_DATA_HOME", "")
+    folder = Path(data_home) if data_home.startswith("/") else Path.home() / ".local" / "share"
+    return folder / "mailspan" / "mailspan.db"
+
+
+def path_of_store(store: str | None, environment: Mapping[str, str]) -> Path:
+    """Return the database file that `--store`, else MAILSPAN_STORE, else the default names.
+
+    `sqlite:///PATH`, or just a path. PATH is absolute where it starts with `/`; else it is looked for from the working
+    folder, and where its folder is missing there but not in the root, in the root. Raises UsageError.
+    """
+    named = store or environment.get("MAILSPAN_STORE")
+    if not named:
+        return default_path(environment)
+    if named.startswith(("http://", "https://")):
+        message = f"--store {named}: Elasticsearch is not supported yet; use sqlite:///PATH"
+        raise UsageError(message)
+    text = named.removeprefix(_URL_PREFIX)
+    if not text or "\0" in text or (text == named and (named.startswith("sqlite:") or "://" in named)):
+        message = f"--store {named!r}: expected sqlite:///PATH"
+        raise UsageError(message)
+    path = Path(text)
+    if text != named and not path.is_absolute():
+        from_root = Path("/") / path
+        if not path.parent.is_dir() and from_root.parent.is_dir():
+            return from_root
+    return path
+
+
+def connect_for_writing(path: Path) -> sqlite3.Connection:
+    """Open the database at `path` for writing and make its tables where it is new. Raises StoreError."""
+    with failures(path, "open"):
+        connection = sqlite3.connect(path, isolation_level=None, timeout=60)
+        try:
+            if _is_new(connection, path):
+                connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(_WRITER_SETTINGS)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def connect_for_reading(path: Path) -> sqlite3.Connection:
+    """Open the database at `path` for reading; it never waits for a writer. Raises StoreError."""
+    with failures(path, "open"):
+        if not path.exists():
+            message = (
+                f"no database at {path}: run `mailspan index FILE…` first, or name another one with --store sqlite:///PATH"
+            )
+            raise StoreError(message)
+        connection = _open_reader(path)
+        try:
+            if _is_new(connection, path):
+                message = f"the database {path} is empty: run `mailspan index FILE…` first"
+                raise StoreError(message)
+            connection.execute("PRAGMA cache_size = -65536")
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+@contextmanager
+def failures(path: Path, doing: str) -> Iterator[None]:
+    """Turn what SQLite and the file system raise inside into a StoreError of one line that names `path`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        said = str(error)
+        advice = next((advice for part, advice in _ADVICE if part in said.lower()), said)
+        message = f"cannot {doing} the database {path}: {advice}"
+        raise StoreError(message) from error
+    except OSError as error:
+        message = f"cannot {doing} the database {path}: {error.strerror or error}"
+        raise StoreError(message) from error
+
+
+def _open_reader(path: Path) -> sqlite3.Connection:
+    uri = path.absolute().as_uri()
+    connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None, timeout=60)
+    try:
+        connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.OperationalError:
+        connection.close()
+        # A database nobody writes, in a folder that may not be written: SQLite cannot make its -shm file there.
+        if not path.is_file() or not os.access(path, os.R_OK) or Path(f"{path}-wal").exists():
+            raise
+        connection = sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    return connection
+
+
+def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
+    """Say whether the file has no tables yet; raise StoreError where they are not ours or from a newer mailspan."""
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application_id == APPLICATION_ID and version <= SCHEMA_VERSION:
+        return False
+    if application_id == APPLICATION_ID:
+        message = f"the database {path} was made by a newer mailspan (schema {version}); update mailspan"
+        raise StoreError(message)
+    if tables:
+        message = f"the database {path} belongs to another program; name another file with --store"
+        raise StoreError(message)
+    return True

@@ -1,0 +1,75 @@
+"""The store contract: what every place that keeps documents must do, and the selection it must answer.
+
+A document is the JSON object of docs/document.md as a plain dict. A store keeps one document per `id` and never lets
+one made from fewer lines replace one made from more. It answers a `Selection`: which terms a document must have and
+when it happened. What a user typed is turned into a selection in `search`; which terms a document has is said in
+`sink.terms`. So a store knows neither flags nor addresses, and all stores give the same answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Document = dict[str, Any]
+
+
+class Term(NamedTuple):
+    """One thing a document is found by; `text` is `field:value`, case-folded and encoded by `sink.terms`."""
+
+    text: str
+    is_prefix: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which documents are meant; every given part must hold.
+
+    Times are milliseconds since 1970 UTC; `from` is inclusive, `until` exclusive, None is no limit.
+    """
+
+    all_of: tuple[tuple[Term, ...], ...] = ()
+    """Of each group, a document must have at least one term."""
+    none_of: tuple[Term, ...] = ()
+    date_from_ms: int | None = None
+    date_until_ms: int | None = None
+    updated_from_ms: int | None = None
+    updated_until_ms: int | None = None
+    subject: str | None = None
+    """Case-folded text that the subject must contain."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What became of the documents of one write; `indexed + superseded` is their number."""
+
+    indexed: int
+    superseded: int
+    """Not written: the store has this document from as many lines or more."""
+
+
+class DocumentWriter(Protocol):
+    """The writing side of a store."""
+
+    def write(self, documents: Sequence[Document], encoded: Sequence[bytes] | None = None) -> WriteResult:
+        """Keep `documents`; return when they are safe against a crash of this process.
+
+        Of one id the highest version stays; an equal one changes nothing. `encoded` holds their JSON in the same
+        order, where the caller has it already. Raises StoreError and then has kept none of them.
+        """
+
+
+class DocumentReader(Protocol):
+    """The reading side of a store. Documents come as the JSON bytes that were written, unchanged."""
+
+    def newest(self, selection: Selection, limit: int) -> list[bytes]:
+        """Return at most `limit` documents by date, newest first, then by id. Raises StoreError."""
+
+    def every(self, selection: Selection) -> Iterator[bytes]:
+        """Yield all documents by date, newest first, those of one millisecond in no given order."""
+
+    def count(self, selection: Selection) -> int:
+        """Return the number of documents. Raises StoreError."""

@@ -1,0 +1,1 @@
+"""Tests, and the checkers that are run by hand."""
