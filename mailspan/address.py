@@ -101,10 +101,9 @@ def read_client(text: str) -> Client:
     match = _HOST.match(text)
     name, ip, _ = read_host(text)
     inside = ip or (match["ip"] if match else None)
+    shown = name or text
     if inside is not None:
         shown = f"{name} [{inside}]" if name else f"[{inside}]"
-    else:
-        shown = name or text
     return Client(shown, name, ip, forged=True if forged else None)
 
 

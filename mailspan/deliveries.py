@@ -1,6 +1,7 @@
 """The rows of a document's `to`: every attempt, refusal, notice and expiry of each recipient, in order.
 
-Pure, and order-free: the rows are a function of the set of the transaction's lines. document.py makes documents of them.
+Pure, and order-free: the rows are a function of the set of the transaction's lines. document.py makes documents of
+them.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ _GIVEN_UP = float("inf")  # sorts an expiry behind the attempts of its second
 
 
 class Row:
-    """One row of `to`. `attempt` is None where there was none (a refusal, an expiry); a `notice` is no attempt either."""
+    """One row of `to`.
+
+    `attempt` is None where there was none (a refusal, an expiry); a `notice` is no attempt either.
+    """
 
     __slots__ = ("attempt", "notice", "original", "outcome", "recipient", "refusal", "stamp", "status")
 
@@ -88,6 +92,8 @@ def rows_of(transaction: Transaction) -> dict[str, list[Row]]:
         _add_expiries(transaction, rows)
     if len(rows) == 1:
         return {rows[0].recipient: rows}
+    if transaction.mta == "sendmail":
+        _add_originals(rows)
     rows.sort(key=row_order)
     by_recipient: dict[str, list[Row]] = {}
     for row in rows:
@@ -102,12 +108,21 @@ def rows_of(transaction: Transaction) -> dict[str, list[Row]]:
     return by_recipient
 
 
+def _add_originals(rows: list[Row]) -> None:
+    """Sendmail's ctladdr is the original recipient where it is itself a recipient of this mail (an alias, a forward)."""
+    names = {row.recipient for row in rows}
+    for row in rows:
+        if row.original is None and row.attempt is not None and row.attempt.controlling_user in names:
+            row.original = row.attempt.controlling_user
+
+
 def _add_refusals(transaction: Transaction, rows: list[Row]) -> None:
     """Add the refused recipients; after a refusal of the whole mail, `to=` lines without a mailer only repeat it."""
     whole = whole_refusal(transaction)
     if whole is not None:
         for row in rows:
-            if row.attempt is not None and row.attempt.mailer is None and row.outcome in ("unknown", "bounced", "deferred"):
+            repeats = row.attempt is not None and row.attempt.mailer is None
+            if repeats and row.outcome in ("unknown", "bounced", "deferred"):
                 row.outcome, row.refusal = "rejected", whole
     rejected = {row.recipient for row in rows if row.outcome == "rejected"}
     for key, refusal in transaction.refusals or ():
@@ -167,7 +182,7 @@ def _second_text(second: int) -> str:
 
 def time_text(stamp: Stamp) -> str:
     """Return the stamp as documents write it: RFC 3339, UTC, milliseconds."""
-    return f"{_second_text(stamp.second)}{stamp.millisecond:03d}Z" if stamp.millisecond else f"{_second_text(stamp.second)}000Z"
+    return f"{_second_text(stamp.second)}{stamp.millisecond:03d}Z"
 
 
 def delivery(row: Row) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Field:
 
 
 FIELDS: tuple[Field, ...] = (
-    Field("id", "string", "host/queue_id, and the birth second for IDs that hold no time; `~` marks a fragment, `#` a page"),
+    Field("id", "string", "host/queue_id, the birth second for IDs that hold no time; `~`: a fragment, `#`: a page"),
     Field("queue_id", "string or null", "as logged"),
     Field("host", "string", "the mail server that logged it, lower-cased"),
     Field("mta", "string", "postfix or sendmail"),
@@ -58,7 +58,11 @@ FIELDS: tuple[Field, ...] = (
     Field("date", "time", "event time of the birth line; never changes"),
     Field("updated", "time", "event time of the last line that changed it"),
     Field("state", "string", "open or closed", "open"),
-    Field("closed_by", "string or null", "removed, completed, all_recipients_final, rejected, discarded, deleted or requeued"),
+    Field(
+        "closed_by",
+        "string or null",
+        "removed, completed, all_recipients_final, rejected, discarded, deleted, requeued",
+    ),
     Field("fragment", "boolean", "its birth line was never seen", False),
     Field("from", "string or null", "envelope sender; empty for the null sender"),
     Field("to", "array of deliveries", "every attempt, refusal and expiry, oldest first"),
@@ -98,6 +102,7 @@ FIELDS: tuple[Field, ...] = (
 )
 
 
+_PROBES = ("deliverable ", "undeliverable ")
 _DEFAULTS: Document = {field.name: field.default for field in FIELDS}
 
 
@@ -173,20 +178,41 @@ def _head(transaction: Transaction, by_recipient: dict[str, list[Row]]) -> Docum
     document["protocol"] = transaction.protocol
     document["sasl_username"] = transaction.sasl_username
     document["tls"] = transaction.tls
-    for _, attempt in transaction.attempts:
-        if attempt.controlling_user is not None and document["controlling_user"] is None:
-            document["controlling_user"] = attempt.controlling_user
-        if attempt.status.startswith(("deliverable ", "undeliverable ")):
-            document["kind"] = "probe"
     document["outcome"] = _outcome(transaction, by_recipient)
-    document["links"] = _links(transaction)
     document["notes"] = _notes(transaction, birth, known)
     if transaction.refusals:
         document["temporary"] = any(_is_temporary(refusal) for _, refusal in transaction.refusals)
     document["skipped_count"] = transaction.skipped_count
     document["version"] = len(lines) * 65536 + REVISION
+    _add_facts_of_attempts(document, transaction)
     document["attempt_count"] = sum([is_attempt(row) for rows in by_recipient.values() for row in rows])
     return document
+
+
+def _add_facts_of_attempts(document: Document, transaction: Transaction) -> None:
+    """Add what the attempts say of the whole transaction: links, the controlling user, probes, notes."""
+    links = set(transaction.links) if transaction.links else set()
+    notes = document["notes"]
+    for _, attempt in transaction.attempts:
+        if attempt.next_queue_id is not None:
+            if attempt.outcome == "expanded":
+                links.add(("forwarded_as", attempt.next_queue_id, transaction.host))
+            else:
+                links.add(("next", attempt.next_queue_id, attempt.relay))
+        if attempt.controlling_user is not None and document["controlling_user"] is None:
+            document["controlling_user"] = attempt.controlling_user
+        if attempt.status.startswith(_PROBES):
+            document["kind"] = "probe"
+        if attempt.ambiguous and "ambiguous address" not in notes:
+            notes.append("ambiguous address")
+        if not attempt.recipients and "recipients not logged" not in notes:
+            notes.append("recipients not logged")
+    ordered = sorted(links, key=_link_order) if len(links) > 1 else links
+    document["links"] = [{"kind": kind, "queue_id": queue_id, "host": host} for kind, queue_id, host in ordered]
+
+
+def _link_order(link: tuple[str, str, str | None]) -> tuple[str, str, str]:
+    return link[0], link[1], link[2] or ""
 
 
 def _fill(document: Document, by_recipient: dict[str, list[Row]]) -> None:
@@ -229,25 +255,21 @@ def _fill(document: Document, by_recipient: dict[str, list[Row]]) -> None:
 
 
 def _birth(transaction: Transaction) -> Stamp | None:
-    births = transaction.births
-    if not births:
-        return None
-    lines = transaction.lines
-    birth = lines[births[0]]
-    for key in births:
-        stamp = lines[key]
-        if stamp is not birth and instant(stamp) < instant(birth):
+    """Return the earliest stamp of the birth lines."""
+    birth: Stamp | None = None
+    for key in transaction.births:
+        stamp = transaction.lines[key]
+        if birth is None or (stamp is not birth and instant(stamp) < instant(birth)):
             birth = stamp
     return birth
 
 
 def _latest(lines: dict[LineKey, Stamp]) -> Stamp:
-    latest: Stamp | None = None
+    """Return the latest stamp of all lines."""
+    latest = next(iter(lines.values()))
     for stamp in lines.values():
-        if latest is None or (stamp is not latest and instant(stamp) > instant(latest)):
+        if stamp.second >= latest.second and stamp is not latest and instant(stamp) > instant(latest):
             latest = stamp
-    if latest is None:
-        raise ValueError("a transaction without lines")
     return latest
 
 
@@ -318,33 +340,16 @@ def _closed_by_count(transaction: Transaction, by_recipient: dict[str, list[Row]
     return "all_recipients_final"
 
 
-def _links(transaction: Transaction) -> list[Document]:
-    found: set[tuple[str, str, str | None]] = set(transaction.links or ())
-    for _, attempt in transaction.attempts:
-        if attempt.next_queue_id is not None:
-            if attempt.outcome == "expanded":
-                found.add(("forwarded_as", attempt.next_queue_id, transaction.host))
-            else:
-                found.add(("next", attempt.next_queue_id, attempt.relay))
-    ordered = sorted(found, key=lambda link: (link[0], link[1], link[2] or "")) if len(found) > 1 else found
-    return [{"kind": kind, "queue_id": queue_id, "host": host} for kind, queue_id, host in ordered]
-
-
 def _notes(transaction: Transaction, birth: Stamp | None, known: int | None) -> list[str]:
     notes = []
     if birth is None:
         notes.append("head missing")
     if transaction.tail_missing:
         notes.append("tail missing")
-    if transaction.refusals and any([r.whole and r.recipient is not None for _, r in transaction.refusals]):
+    if transaction.refusals and any(r.whole and r.recipient is not None for _, r in transaction.refusals):
         notes.append("recipients not logged")
     if birth is not None and known is None and birth.guessed:
         notes.append("year guessed")
-    for _, attempt in transaction.attempts:
-        if attempt.ambiguous and "ambiguous address" not in notes:
-            notes.append("ambiguous address")
-        if not attempt.recipients and "recipients not logged" not in notes:
-            notes.append("recipients not logged")
     if transaction.truncated:
         notes.append("truncated")
     if known is not None and birth is not None and transaction.received is not None:

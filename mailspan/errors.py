@@ -1,7 +1,8 @@
 """The errors a command ends with: one small tree, each with its exit code.
 
-A message says what failed, where, and what to do, in one line: the command line prints it after `mailspan: ` and
-exits with `exit_code`. Bad log lines are not errors; they are counted as data and never raise one of these.
+A message says what failed, where, and what to do, in one line: the command line prints it after
+`mailspan: ` and exits with `exit_code`. Bad log lines are not errors; they are counted as data and
+never raise one of these.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def read_wall_time(month: str, day: str, hour: str, minute: str, second: str) ->
 def _instants(year: int, wall: WallTime, zone: tzinfo | None) -> tuple[int, ...]:
     """Return the epoch seconds that the wall time stands for: none (no such day), one, or two (clock put back)."""
     try:
-        moment = datetime(year, wall.month, wall.day, wall.hour, wall.minute, tzinfo=zone)  # noqa: DTZ001
+        moment = datetime(year, wall.month, wall.day, wall.hour, wall.minute, tzinfo=zone)
         first = int(moment.timestamp()) + wall.second
         second = int(moment.replace(fold=1).timestamp()) + wall.second
     except (ValueError, OverflowError, OSError):

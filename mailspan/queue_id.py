@@ -43,7 +43,7 @@ def postfix_time(queue_id: str) -> int | None:
 
     The long form is recognised by its separator: `3mfHGL1r9gzyQP` has "z" after ten base-52 characters.
     """
-    if len(queue_id) < 12 or queue_id[10] != "z" or not _POSTFIX_LONG.fullmatch(queue_id):
+    if queue_id[10:11] != "z" or not _POSTFIX_LONG.fullmatch(queue_id):
         return None
     second = 0
     for character in queue_id[:6]:

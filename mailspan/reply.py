@@ -24,13 +24,18 @@ _NEXT = re.compile(
 _ENDINGS = ("Message accepted for delivery", " Saved")
 
 
+_CODES = {f"{code}{separator}": code for code in range(200, 600) for separator in " -"}
+
+
 def reply_code(text: str) -> int | None:
     """Return the SMTP code of a reply, or of `host H[ip] said: 450 …`; None where there is none."""
-    if text[:3].isdigit() and text[3:4] in " -":
-        code = int(text[:3])
-        return code if 200 <= code < 600 else None  # noqa: PLR2004
-    match = _HOST_SAID.match(text)
-    return int(match[1]) if match else None
+    code = _CODES.get(text[:4])
+    if code is None:
+        if len(text) == 3 and text.isdigit():  # noqa: PLR2004  a bare code
+            return _CODES.get(f"{text} ")
+        match = _HOST_SAID.match(text)
+        return int(match[1]) if match else None
+    return code
 
 
 def reply_dsn(text: str) -> str | None:

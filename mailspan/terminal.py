@@ -1,8 +1,9 @@
 r"""Log text made safe to show, and the choice of colours.
 
-Anyone who sends mail chooses bytes that end in a mail log. Shown raw, they could move the cursor, retitle the window
-or, with bidi marks, make one address read as another. `sanitise` shows every such character as a visible escape
-(`\x1b`, `\u202e`) and leaves all other Unicode as it is. Nothing here reads or writes a stream.
+Anyone who sends mail chooses bytes that end in a mail log. Shown raw, they could move the cursor,
+retitle the window or, with bidi marks, make one address read as another. `sanitise` shows every
+such character as a visible escape (`\x1b`, `\u202e`) and leaves all other Unicode as it is. Nothing
+here reads or writes a stream.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def sanitise(text: str) -> str:
 def sanitise_json(text: str) -> str:
     r"""Return JSON text that means the same and holds the unsafe characters as `\uXXXX`.
 
-    `text` is one JSON value on one line, as orjson writes it: such characters stand inside strings only.
+    `text` is one JSON value on one line, as orjson writes it: such characters stand inside strings
+    only.
     """
     return _UNSAFE.sub(_json_escape, text)
 

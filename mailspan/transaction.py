@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mailspan.record import Stamp
 
 LineKey = tuple[int, str] | str
-"""What makes two lines of one queue ID the same: the event second and the text from the queue ID on, or their digest."""
+"""What makes two lines of one queue ID the same: event second and text from the queue ID on, or their digest."""
 
 
 def digest(key: tuple[int, str]) -> str:
@@ -60,6 +60,7 @@ class Transaction:
     skipped_count = 0
     earlier: Transaction | None = None  # the incarnation before, while it lingers
     changed = False
+    written_id: str | None = None  # the id of the document that was last handed out for writing
     packed = False  # restored from a snapshot: its lines are known by their digests
 
     def __init__(self, host: str, queue_id: str, mta: str, touched: int) -> None:

@@ -3,22 +3,25 @@
 One event clock per host, the newest stamp seen from it, decides when a transaction is forgotten; the wall clock never
 does, so that one pass over a file, ten passes over its parts and a live stream forget at the same line.
 
-What it does not do: it does not read lines (mailspan.grammar), judge facts (mailspan.document) or store anything.
+What it does not do: it does not read lines (mailspan.grammar), judge facts (mailspan.document) or write anything.
 """
 
 from __future__ import annotations
 
 import heapq
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from mailspan import event as events
+from mailspan.document import Document, documents
+from mailspan.event import Attempted, Cloned, Event, Gap, Identified, Notified, Received, Refused, Remarked
 from mailspan.queue_id import TIME_OF
 from mailspan.transaction import LineKey, Transaction, digest
 from reducer.effects import EFFECTS, born_of_clone, born_of_notice
 from reducer.snapshot import pack, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from mailspan.record import Record, Stamp
 
@@ -31,7 +34,7 @@ QUEUE_LIFETIME_SECONDS = 5 * 86400
 LINGER_OPEN_SECONDS = QUEUE_LIFETIME_SECONDS + 86400
 _JUMP_SECONDS = 86400  # a stamp further ahead moves the clock only when a second line agrees
 
-_BIRTHS = frozenset({events.Received, events.Identified})
+_BIRTHS = frozenset({Received, Identified})
 _FINAL = frozenset({"delivered", "relayed", "expanded", "discarded", "bounced", "expired", "rejected"})
 _BEFORE_MESSAGE_ID = frozenset({"rejected", "discarded"})
 _COUNTED_MTAS = frozenset({"sendmail", "opensmtpd"})
@@ -48,16 +51,25 @@ class _Host:
         self.ahead = 0  # a stamp far ahead that waits for a second line to agree
         self.saved = (0, 0)  # clock and ahead as last stored
         self.transactions: dict[str, Transaction] = {}
-        self.due: dict[int, list[Transaction]] = {}  # what to look at when the clock passes a second
+        self.due: dict[int, list[str]] = {}  # the queue IDs to look at when the clock passes a second
         self.seconds: list[int] = []  # a heap of the seconds in `due`
 
-    def look_again(self, transaction: Transaction, second: int) -> None:
+    def look_again(self, queue_id: str, second: int) -> None:
+        """Look whether the ID's transactions are to be forgotten when the clock reaches `second`."""
         found = self.due.get(second)
         if found is None:
-            self.due[second] = [transaction]
+            self.due[second] = [queue_id]
             heapq.heappush(self.seconds, second)
         else:
-            found.append(transaction)
+            found.append(queue_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a store has to write: documents, and the ids of documents that are no longer."""
+
+    documents: list[Document]
+    withdrawn: list[str]
 
 
 class Assembler:
@@ -82,16 +94,18 @@ class Assembler:
             self._advance(host, second)
         queue_id = record.queue_id
         event = record.event
-        kind = event.__class__
         if queue_id is None:
             return _without_queue_id(event)
+        kind = event.__class__
         effect = EFFECTS.get(kind)
         if effect is None:
-            return event.reason if isinstance(event, events.Remarked) else "remark"
+            return event.reason if isinstance(event, Remarked) else "remark"
         line = (second, record.text)
         key: LineKey = line
         transaction = host.transactions.get(queue_id)
-        if transaction is not None:
+        if transaction is None:
+            transaction = self._begin(host, queue_id, record.mta, None)
+        else:
             if transaction.packed:
                 key = digest(line)
             if key in transaction.lines or transaction.earlier is not None:
@@ -102,20 +116,12 @@ class Assembler:
             if kind in _BIRTHS and _is_new(transaction, event, second):
                 transaction = self._begin(host, queue_id, record.mta, transaction)
                 key = line
-        else:
-            transaction = self._begin(host, queue_id, record.mta, None)
         transaction.lines[key] = record.stamp
         effect(transaction, key, event)
         self._touch(host, transaction)
-        if kind is events.Notified or kind is events.Cloned:
-            self._apply_to_child(host, record, line)
-        elif kind is events.Attempted:
-            if record.mta in _COUNTED_MTAS:
-                self._count(host, transaction)
-            elif event.outcome == "expanded" and event.next_queue_id:  # type: ignore[union-attr]
-                self._link_forward(host, record, line)
-        elif kind is events.Received and event.requeued_from:  # type: ignore[union-attr]
-            self._link_requeue(host, record, line)
+        after = _AFTER.get(kind)
+        if after is not None:
+            after(self, host, transaction, record, line)
         return None
 
     def forgotten(self) -> list[Transaction]:
@@ -125,17 +131,27 @@ class Assembler:
             self._forgotten = []
         return found
 
-    def changed(self) -> list[Transaction]:
-        """Return the transactions with new lines since the last call, forgotten ones too, each once."""
-        found = self._changed
-        self._changed = []
+    def changed(self) -> Changes:
+        """Return the documents of the transactions with new lines since the last call, forgotten ones too.
+
+        A transaction whose birth line came after other lines of it has got another id: its old one is withdrawn.
+        """
+        found, self._changed = self._changed, []
+        written: list[Document] = []
+        withdrawn: list[str] = []
         for transaction in found:
             transaction.changed = False
             self._stale.add((transaction.host, transaction.queue_id))
-        return found
+            pages = documents(transaction)
+            identity = pages[0]["id"]
+            if transaction.written_id not in (None, identity):
+                withdrawn.append(transaction.written_id)
+            transaction.written_id = identity
+            written += pages
+        return Changes(written, withdrawn)
 
     def snapshot_changes(self) -> dict[str, bytes | None]:
-        """Return what is to be stored after the transactions of `changed` were: None says that a key is to be deleted."""
+        """Return the state to store beside the documents of `changed`: None deletes a key."""
         changes: dict[str, bytes | None] = {}
         for host_name, queue_id in self._stale:
             newest = self._hosts[host_name].transactions.get(queue_id)
@@ -162,7 +178,7 @@ class Assembler:
                 host.transactions[newest.queue_id] = newest
                 transaction: Transaction | None = newest
                 while transaction is not None:
-                    host.look_again(transaction, max(host.clock + 1, _due(transaction)))
+                    host.look_again(transaction.queue_id, max(host.clock + 1, _due(transaction)))
                     transaction = transaction.earlier
 
     def _host(self, name: str) -> _Host:
@@ -182,38 +198,34 @@ class Assembler:
 
     def _advance(self, host: _Host, second: int) -> None:
         """Move the host's clock on, and forget what is due."""
-        if second > host.clock + _JUMP_SECONDS and host.clock:
-            if not host.ahead or abs(second - host.ahead) > _JUMP_SECONDS:
-                host.ahead = second
-                return
+        far = host.clock and second > host.clock + _JUMP_SECONDS
+        if far and (not host.ahead or abs(second - host.ahead) > _JUMP_SECONDS):
+            host.ahead = second
+            return
         host.ahead = 0
         host.clock = second
         while host.seconds and host.seconds[0] <= second:
-            for transaction in host.due.pop(heapq.heappop(host.seconds)):
-                due = _due(transaction)
-                if due > second:
-                    host.look_again(transaction, due)
-                else:
-                    self._forget(host, transaction)
+            for queue_id in host.due.pop(heapq.heappop(host.seconds)):
+                self._forget_due(host, queue_id)
 
-    def _forget(self, host: _Host, transaction: Transaction) -> None:
-        newest = host.transactions.get(transaction.queue_id)
-        if newest is transaction:
-            if transaction.earlier is None:
-                del host.transactions[transaction.queue_id]
+    def _forget_due(self, host: _Host, queue_id: str) -> None:
+        """Forget the incarnations of an ID whose time has come; look again when the next one is due."""
+        kept: list[Transaction] = []
+        transaction = host.transactions.pop(queue_id, None)
+        while transaction is not None:
+            earlier, transaction.earlier = transaction.earlier, None
+            if _due(transaction) > host.clock:
+                kept.append(transaction)
+            elif self._incremental:
+                self._stale.add((host.name, queue_id))
             else:
-                host.transactions[transaction.queue_id] = transaction.earlier
-                transaction.earlier = None
-        else:
-            while newest is not None and newest.earlier is not transaction:
-                newest = newest.earlier
-            if newest is None:
-                return  # forgotten before
-            newest.earlier, transaction.earlier = transaction.earlier, None
-        if self._incremental:
-            self._stale.add((transaction.host, transaction.queue_id))
-        else:
-            self._forgotten.append(transaction)
+                self._forgotten.append(transaction)
+            transaction = earlier
+        if kept:
+            host.transactions[queue_id] = kept[0]
+            for newer, older in pairwise(kept):
+                newer.earlier = older
+            host.look_again(queue_id, min(map(_due, kept)))
 
     def _begin(self, host: _Host, queue_id: str, mta: str, earlier: Transaction | None) -> Transaction:
         transaction = Transaction(host.name, queue_id, mta, host.clock)
@@ -223,14 +235,14 @@ class Assembler:
                 self._mark(earlier)
             transaction.earlier = earlier
         host.transactions[queue_id] = transaction
-        host.look_again(transaction, host.clock + LINGER_CLIENT_ONLY_SECONDS)
+        host.look_again(queue_id, host.clock + LINGER_CLIENT_ONLY_SECONDS)
         return transaction
 
     def _touch(self, host: _Host, transaction: Transaction) -> None:
         transaction.touched = host.clock
         if transaction.closed_by is not None and transaction.closed_at is None:
             transaction.closed_at = host.clock
-            host.look_again(transaction, host.clock + LINGER_CLOSED_SECONDS)
+            host.look_again(transaction.queue_id, host.clock + LINGER_CLOSED_SECONDS)
         if self._incremental:
             self._mark(transaction)
 
@@ -247,12 +259,8 @@ class Assembler:
             transaction.lines[key] = stamp
             self._mark(transaction)
 
-    def _count(self, host: _Host, transaction: Transaction) -> None:
-        if is_counted_closed(transaction):
-            host.look_again(transaction, host.clock + LINGER_BY_COUNT_SECONDS)
-
     def _child(self, host: _Host, queue_id: str, record: Record, line: tuple[int, str]) -> Transaction | None:
-        """Return the transaction of the new ID that a line names, made if need be; None if the line is known there."""
+        """Return the transaction of the new ID that a line names; None if the line is known there."""
         transaction = host.transactions.get(queue_id)
         if transaction is not None:
             known = _holder(transaction, line)
@@ -264,41 +272,56 @@ class Assembler:
         transaction.lines[transaction.key_of(line)] = record.stamp
         return transaction
 
-    def _apply_to_child(self, host: _Host, record: Record, line: tuple[int, str]) -> None:
+    def after_attempt(self, host: _Host, transaction: Transaction, record: Record, line: tuple[int, str]) -> None:
+        """Look whether the transaction is closed by count; tell a forward's new ID where it comes from."""
         event = record.event
-        if not isinstance(event, (events.Notified, events.Cloned)) or record.queue_id is None:
+        if transaction.mta in _COUNTED_MTAS:
+            if is_counted_closed(transaction):
+                host.look_again(transaction.queue_id, host.clock + LINGER_BY_COUNT_SECONDS)
+        elif isinstance(event, Attempted) and event.outcome == "expanded" and event.next_queue_id:
+            child = self._child(host, event.next_queue_id, record, line)
+            if child is not None:
+                child.add_link("original", transaction.queue_id, host.name)
+                self._touch(host, child)
+
+    def after_notice(self, host: _Host, transaction: Transaction, record: Record, line: tuple[int, str]) -> None:
+        """Apply a notice's or a clone's line to the new ID that it names."""
+        event = record.event
+        if not isinstance(event, (Notified, Cloned)):
             return
         child = self._child(host, event.child, record, line)
         if child is None:
             return
-        if isinstance(event, events.Notified):
-            born_of_notice(child, child.key_of(line), event, record.queue_id)
+        if isinstance(event, Notified):
+            born_of_notice(child, child.key_of(line), event, transaction.queue_id)
         else:
-            born_of_clone(child, child.key_of(line), event, record.queue_id)
+            born_of_clone(child, child.key_of(line), event, transaction.queue_id)
         self._touch(host, child)
 
-    def _link_forward(self, host: _Host, record: Record, line: tuple[int, str]) -> None:
+    def after_birth(self, host: _Host, transaction: Transaction, record: Record, line: tuple[int, str]) -> None:
+        """Tell the old ID of a requeued mail its new one."""
         event = record.event
-        if isinstance(event, events.Attempted) and event.next_queue_id and record.queue_id:
-            child = self._child(host, event.next_queue_id, record, line)
-            if child is not None:
-                child.add_link("original", record.queue_id, host.name)
-                self._touch(host, child)
-
-    def _link_requeue(self, host: _Host, record: Record, line: tuple[int, str]) -> None:
-        event = record.event
-        if isinstance(event, events.Received) and event.requeued_from and record.queue_id:
+        if isinstance(event, Received) and event.requeued_from:
             parent = host.transactions.get(event.requeued_from)
             if parent is not None and _holder(parent, line) is None:
                 parent.lines[parent.key_of(line)] = record.stamp
-                parent.add_link("requeued_as", record.queue_id, host.name)
+                parent.add_link("requeued_as", transaction.queue_id, host.name)
                 self._touch(host, parent)
 
 
-def _without_queue_id(event: events.Event) -> str:
-    if isinstance(event, events.Refused):
+_AFTER: dict[type, Callable[[Assembler, _Host, Transaction, Record, tuple[int, str]], None]] = {
+    Attempted: Assembler.after_attempt,
+    Notified: Assembler.after_notice,
+    Cloned: Assembler.after_notice,
+    Received: Assembler.after_birth,
+}
+"""What an event of one transaction does to others, or to the time at which it is forgotten."""
+
+
+def _without_queue_id(event: Event) -> str:
+    if isinstance(event, Refused):
         return "rejection"
-    if isinstance(event, events.Gap):
+    if isinstance(event, Gap):
         return "log gap"
     return "session"
 
@@ -312,7 +335,7 @@ def _holder(transaction: Transaction | None, line: tuple[int, str]) -> Transacti
     return None
 
 
-def _is_new(transaction: Transaction, event: events.Event, second: int) -> bool:
+def _is_new(transaction: Transaction, event: Event, second: int) -> bool:
     """Whether a birth line begins a new incarnation of an ID: the old one is closed, or the line contradicts it.
 
     IDs that hold their time are never used again.
@@ -324,11 +347,13 @@ def _is_new(transaction: Transaction, event: events.Event, second: int) -> bool:
     if transaction.closed_by is not None:
         # A header check may refuse or discard a mail before its Message-ID is logged.
         cut_short = transaction.closed_by in _BEFORE_MESSAGE_ID and transaction.message_id is None
-        return not (cut_short and isinstance(event, events.Identified) and second <= max(stamp.second for stamp in transaction.lines.values()))
-    if isinstance(event, events.Received):
+        latest = max(stamp.second for stamp in transaction.lines.values())
+        return not (cut_short and isinstance(event, Identified) and second <= latest)
+    if isinstance(event, Received):
         return transaction.received is not None
-    if isinstance(event, events.Identified) and not event.resent and transaction.message_id is not None:
-        return event.message_id != transaction.message_id and second > max(transaction.lines[key].second for key in transaction.births)
+    if isinstance(event, Identified) and not event.resent and transaction.message_id is not None:
+        latest = max(transaction.lines[key].second for key in transaction.births)
+        return event.message_id != transaction.message_id and second > latest
     return False
 
 
@@ -336,10 +361,8 @@ def _may_be_child(transaction: Transaction, second: int) -> bool:
     """Whether a notice or a forward logged at `second` can have made this incarnation of the ID."""
     if TIME_OF[transaction.mta](transaction.queue_id) is not None:
         return True
-    if transaction.received is not None or (transaction.sender or "") != "":
-        # A forward keeps its sender; a bounce has the null sender. Neither has a client.
-        if transaction.received is not None:
-            return False
+    if transaction.received is not None:
+        return False  # neither a bounce nor a forward has a client
     first = min((transaction.lines[key].second for key in transaction.births), default=second)
     return abs(second - first) <= LINGER_CLOSED_SECONDS
 

@@ -6,7 +6,7 @@ Effects of lines of different queue IDs commute: two lines of one second may com
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mailspan import event as events
 
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mailspan.transaction import LineKey, Transaction
+
+
+def _at_reception(transaction: Transaction, key: LineKey) -> None:
+    """Count a line as a birth line where the MTA logs it before its birth line proper: Sendmail, up to `from=`."""
+    if transaction.mta == "sendmail":
+        transaction.births.append(key)
 
 
 def received(transaction: Transaction, key: LineKey, event: events.Received) -> None:
@@ -69,6 +75,7 @@ def refused(transaction: Transaction, key: LineKey, event: events.Refused) -> No
     """A recipient, or the whole mail, was refused in the SMTP dialogue."""
     if transaction.refusals is None:
         transaction.refusals = []
+    _at_reception(transaction, key)
     transaction.refusals.append((key, event))
     _seen_in_dialogue(transaction, event)
     if event.whole and transaction.closed_by is None:
@@ -92,6 +99,7 @@ _DISCARDS = frozenset({"discard", "milter-discard", "milter-header-discard"})
 
 def inspected(transaction: Transaction, key: LineKey, event: events.Inspected) -> None:
     """A content or access rule took an action; hold and discard decide what becomes of the mail."""
+    _at_reception(transaction, key)
     _seen_in_dialogue(transaction, event)
     if event.action in _HOLDS:
         transaction.held = True
@@ -141,13 +149,15 @@ def cloned(transaction: Transaction, _key: LineKey, event: events.Cloned) -> Non
     transaction.add_link("clone", event.child, transaction.host)
 
 
-def aborted(transaction: Transaction, _key: LineKey, _event: events.Aborted) -> None:
+def aborted(transaction: Transaction, key: LineKey, _event: events.Aborted) -> None:
     """The client went away before the mail was accepted."""
+    _at_reception(transaction, key)
     transaction.aborted = True
 
 
-def named(transaction: Transaction, _key: LineKey, event: events.Named) -> None:
+def named(transaction: Transaction, key: LineKey, event: events.Named) -> None:
     """Facts about the client by another way than the birth line."""
+    _at_reception(transaction, key)
     if event.helo:
         transaction.helo = event.helo
     if event.sasl_username:
@@ -156,7 +166,7 @@ def named(transaction: Transaction, _key: LineKey, event: events.Named) -> None:
         transaction.tls = event.tls
 
 
-EFFECTS: dict[type, Callable[[Transaction, LineKey, object], None]] = {
+EFFECTS: dict[type, Callable[[Transaction, LineKey, Any], None]] = {
     events.Received: received,
     events.Identified: identified,
     events.Queued: queued,
@@ -171,7 +181,7 @@ EFFECTS: dict[type, Callable[[Transaction, LineKey, object], None]] = {
     events.Cloned: cloned,
     events.Aborted: aborted,
     events.Named: named,
-}  # type: ignore[assignment]  # each function takes the event class it stands beside
+}
 """The effect of each event that belongs to a transaction."""
 
 

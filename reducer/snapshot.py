@@ -40,6 +40,7 @@ _SCALARS = (
     "closed_by",
     "closed_at",
     "skipped_count",
+    "written_id",
 )
 _CLIENTS = frozenset({"client", "original_client"})
 _TUPLES = frozenset({"recipients", "delays"})

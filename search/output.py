@@ -1,9 +1,10 @@
 r"""Documents as text for people, and as JSON lines for programs.
 
-The text form keeps the look of the original mail log tracer: one labelled line per fact, one `to:` line per attempt, a
-blank line between transactions. Each value from a log is made safe first; in quoted values a quote is `\'` and a
-backslash `\\`, so no value can look like the end of its field. JSON is passed on byte for byte as it is stored, but for
-a terminal, where characters it would act on are written as \uXXXX: the same JSON.
+The text form keeps the look of the original mail log tracer: one labelled line per fact, one `to:`
+line per attempt, a blank line between transactions. Each value from a log is made safe first; in
+quoted values a quote is `\'` and a backslash `\\`, so no value can look like the end of its field.
+JSON is passed on byte for byte as it is stored, but for a terminal, where characters it would act
+on are written as \uXXXX: the same JSON.
 """
 
 from __future__ import annotations

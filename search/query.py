@@ -1,15 +1,16 @@
 """What a user asks for: one frozen `Query`, and the reading of its values.
 
-Reading means: what each value must look like, and the message that says so. A query holds values in the form in
-which they are compared, so two ways to write one thing are one query. Which documents it means is in `search.select`.
+Reading means: what each value must look like, and the message that says so. A query holds values in
+the form in which they are compared, so two ways to write one thing are one query. Which documents
+it means is in `search.select`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mailspan.errors import UsageError
 from search.times import parse_time
@@ -57,45 +58,48 @@ class Query:
     probes: bool = False
 
 
-def parse_query(flags: Mapping[str, str | None], *, now: datetime, zone: tzinfo | None = None, **switches: bool) -> Query:
+def parse_query(
+    flags: Mapping[str, str | None],
+    *,
+    now: datetime,
+    zone: tzinfo | None = None,
+    started_only: bool = False,
+    probes: bool = False,
+) -> Query:
     """Return the query that `flags` ask for: the text given to each flag, by the names in FLAGS.
 
-    `now` knows its zone; `zone` is the reader's (None: the machine's). `switches` are `started_only` and `probes`.
-    Raises UsageError, which names the flag, its value and what is expected.
+    `now` knows its zone; `zone` is the reader's (None: the machine's). Raises UsageError, which
+    names the flag, its value and what is expected.
     """
     given = {name: text for name, text in flags.items() if text is not None}
-    values: dict[str, str] = {}
+    values: dict[str, Any] = {}
     for name, text in given.items():
         flag, read = FLAGS[name]
         if not text.strip():
-            message = f"{flag} '': expected a value"
-            raise UsageError(message)
+            raise UsageError(f"{flag} {text!r}: expected a value")
         if read is not None:
             values[name] = read(flag, text.strip())
-    since_ms = until_ms = None
-    if "since" in given:
-        since_ms = parse_time("-d", given["since"], now=now, zone=zone, is_end=False)
-    if "until" in given:
-        until_ms = parse_time("-D", given["until"], now=now, zone=zone, is_end=True)
-    if since_ms is not None and until_ms is not None and since_ms >= until_ms:
-        message = f"-d {given['since']!r} is not before -D {given['until']!r}: nothing lies between"
-        raise UsageError(message)
-    network = None
-    if "client" in values:
-        network = network_of(values["client"])
-        bracketed = _NAME_AND_IP.fullmatch(values["client"])
-        if network is None and bracketed and (network := network_of(bracketed[2])):
-            values["client"] = bracketed[1]
-        elif network is not None:
-            del values["client"]
-    return Query(
-        now_ms=round(now.timestamp() * 1000),
-        since_ms=since_ms,
-        until_ms=until_ms,
-        client_network=network,
-        **values,  # type: ignore[arg-type] - FLAGS gives field names, all of them text
-        **switches,  # type: ignore[arg-type] - the two fields that are not text
-    )
+    for name, is_end in (("since", False), ("until", True)):
+        if name in given:
+            flag, _ = FLAGS[name]
+            values[f"{name}_ms"] = parse_time(flag, given[name], now=now, zone=zone, is_end=is_end)
+    query = Query(now_ms=round(now.timestamp() * 1000), started_only=started_only, probes=probes, **values)
+    if query.since_ms is not None and query.until_ms is not None and query.since_ms >= query.until_ms:
+        raise UsageError(f"-d {given['since']!r} is not before -D {given['until']!r}: nothing lies between")
+    return _with_network(query)
+
+
+def _with_network(query: Query) -> Query:
+    """Take an IP, a CIDR or the `[ip]` of `name [ip]` out of the client's name."""
+    if query.client is None:
+        return query
+    network = network_of(query.client)
+    if network is not None:
+        return replace(query, client=None, client_network=network)
+    named = _NAME_AND_IP.fullmatch(query.client)
+    if named is None:
+        return query
+    return replace(query, client=named[1], client_network=network_of(named[2]))
 
 
 def network_of(text: str) -> Network | None:
@@ -136,8 +140,7 @@ def _relay(_flag: str, text: str) -> str:
 def _one_of(choices: tuple[str, ...]) -> Callable[[str, str], str]:
     def read(flag: str, text: str) -> str:
         if text.lower() not in choices:
-            message = f"{flag} {text!r}: expected one of {', '.join(choices)}"
-            raise UsageError(message)
+            raise UsageError(f"{flag} {text!r}: expected one of {', '.join(choices)}")
         return text.lower()
 
     return read
@@ -145,8 +148,7 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[str, str], str]:
 
 def _dsn(flag: str, text: str) -> str:
     if not _DSN.fullmatch(text):
-        message = f"{flag} {text!r}: expected an enhanced status code or its first parts, as 5, 5.7 or 5.7.1"
-        raise UsageError(message)
+        raise UsageError(f"{flag} {text!r}: expected an enhanced status code or its first parts, as 5, 5.7 or 5.7.1")
     return text
 
 

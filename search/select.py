@@ -1,8 +1,9 @@
 """From a query to the selection that a store answers.
 
-All parts of a query must hold. A TERM alone is looked for in every field it can be: an IP or CIDR as client or relay;
-`@domain` as sender or recipient; anything else as queue id, message id, sender and recipient at once, since none of
-these can be told from another by its look (`<a@b>` is an address and a message id). `HOST/QUEUE_ID` is a queue id there.
+All parts of a query must hold. A TERM alone is looked for in every field it can be: an IP or CIDR
+as client or relay; `@domain` as sender or recipient; anything else as queue id, message id, sender
+and recipient at once, since none of these can be told from another by its look (`<a@b>` is an
+address and a message id). `HOST/QUEUE_ID` is a queue id there.
 """
 
 from __future__ import annotations
@@ -18,11 +19,17 @@ if TYPE_CHECKING:
 
 QUEUE_LIFETIME_MS = QUEUE_LIFETIME_DAYS * 86_400_000
 
+_KINDS = ("transaction", "rejection", "probe")
+
 Group = tuple[Term, ...]
 
 
 def select(query: Query) -> Selection:
     """Return which documents `query` means."""
+    kinds = _KINDS if query.probes else _KINDS[:-1]
+    excluded = [] if query.probes else [term("kind", "probe")]
+    if query.state == "closed":
+        excluded.append(term("state", "open"))
     groups = _term_groups(query.term) if query.term else []
     groups += _recipient_groups(query)
     # The fields that are found by one term that holds the whole value.
@@ -33,7 +40,7 @@ def select(query: Query) -> Selection:
         ("queue", query.queue_id),
         ("relay", query.relay),
         ("dsn", query.dsn),
-        ("state", "open" if query.state == "incomplete" else query.state),
+        ("state", "open" if query.state in {"open", "incomplete"} else None),
     ):
         if value:
             groups.append((term(field, value),))
@@ -44,8 +51,9 @@ def select(query: Query) -> Selection:
     if query.subject:
         groups += [(each,) for each in subject_terms(query.subject)]
     return Selection(
-        all_of=tuple(groups),
-        none_of=() if query.probes else (term("kind", "probe"),),
+        # The kinds all together are a long list: only where nothing shorter is asked for.
+        all_of=tuple(groups) or (tuple(term("kind", kind) for kind in kinds),),
+        none_of=tuple(excluded),
         date_from_ms=query.since_ms if query.started_only else None,
         date_until_ms=query.until_ms,
         updated_from_ms=None if query.started_only else query.since_ms,
@@ -55,7 +63,7 @@ def select(query: Query) -> Selection:
 
 
 def _recipient_groups(query: Query) -> list[Group]:
-    """A recipient and an outcome together mean that this recipient had it, not just some recipient of the mail."""
+    """Return what must hold of recipients; with an outcome, that one recipient's last attempt ended so."""
     if query.recipient:
         return [recipient_terms(query.recipient, None if query.outcome is None else (query.outcome,))]
     return [(term("outcome", query.outcome),)] if query.outcome else []

@@ -1,7 +1,7 @@
 """Times as users write them, for -d and -D.
 
-The present time and the zone come from the caller: nothing here reads a clock. Written times without a zone are the
-reader's local time. What is given back is always an instant.
+The present time and the zone come from the caller: nothing here reads a clock. Written times
+without a zone are the reader's local time. What is given back is always an instant.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _DAYS_AGO = {"today": 0, "yesterday": 1}
 def parse_time(flag: str, text: str, *, now: datetime, zone: tzinfo | None, is_end: bool) -> int:
     """Return the instant that `text` means, in milliseconds since 1970 UTC.
 
-    `now` knows its zone. `zone` is the reader's, None the machine's. A whole day means its first instant, or with
-    `is_end` the first one after it. Raises UsageError, which names `flag`, `text` and what is expected.
+    `now` knows its zone. `zone` is the reader's, None the machine's. A whole day means its first
+    instant, or with `is_end` the first one after it. Raises UsageError, which names `flag`, `text`
+    and what is expected.
     """
     try:
         instant = _instant(text.strip(), now, zone, is_end=is_end)
     except (ValueError, OverflowError, OSError):
         instant = None
     if instant is None:
-        message = f"{flag} {text!r}: not a time; {EXPECTED}"
-        raise UsageError(message)
+        raise UsageError(f"{flag} {text!r}: not a time; {EXPECTED}")
     return round(instant.timestamp() * 1000)
 
 

@@ -1,8 +1,9 @@
 """Write documents into one SQLite file, together with the state of `index`.
 
-One commit takes documents, open transactions and file positions, all or nothing, so a run that was killed goes on
-where the file says it was. One process writes at a time, for as long as its store is open: a second one waits at a lock
-beside the database. Searching is in `sink.sqlite_reader`, the tables in `sink.sqlite_schema`.
+One commit takes documents, open transactions and file positions, all or nothing, so a run that was
+killed goes on where the file says it was. One process writes at a time, for as long as its store is
+open: a second one waits at a lock beside the database. Searching is in `sink.sqlite_reader`, the
+tables in `sink.sqlite_schema`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import os
 import time
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import orjson
@@ -32,6 +32,7 @@ from sink.terms import terms_of
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from sink.store import Document
 
@@ -92,8 +93,8 @@ class SqliteStore:
     ) -> WriteResult:
         """Keep documents, open-transaction snapshots and file positions in one transaction; None deletes a key.
 
-        Of one id the highest version stays. `encoded` holds the documents' JSON in the same order, where the caller has
-        it already. Raises StoreError; then nothing of this commit was kept.
+        Of one id the highest version stays. `encoded` holds the documents' JSON in the same order,
+        where the caller has it already. Raises StoreError; then nothing of this commit was kept.
         """
         payloads = [orjson.dumps(document) for document in documents] if encoded is None else encoded
         with failures(self._path, "write"), self._transaction():
@@ -163,9 +164,7 @@ class SqliteStore:
     def _remove(self, places: Sequence[int]) -> None:
         """Delete documents; the index without text must be told the very terms that it was given."""
         for place in places:
-            (encoded,) = self._connection.execute(
-                "SELECT document FROM documents WHERE place = ?", (place,)
-            ).fetchone()
+            (encoded,) = self._connection.execute("SELECT document FROM documents WHERE place = ?", (place,)).fetchone()
             document = orjson.loads(encoded)
             terms = terms_of(document, _ms(document["updated"]) - _ms(document["date"]))
             self._connection.execute(
@@ -195,6 +194,8 @@ class _Places:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._next: dict[int, int] = {}
+        (last,) = connection.execute("SELECT max(place) FROM documents").fetchone()
+        self._last = -LARGEST_DATE_MS << PLACE_BITS if last is None else last
 
     def take(self, date_ms: int, old: int | None) -> int:
         """Return a free place for `date_ms`: the old one where it still fits. Raises StoreError when none is left."""
@@ -202,14 +203,15 @@ class _Places:
         if old is not None and old >> PLACE_BITS == first >> PLACE_BITS:
             return old
         place = self._next.get(first)
-        if place is None:
+        if place is None and first > self._last:
+            place = first
+        elif place is None:
             (last,) = self._connection.execute(
                 "SELECT max(place) FROM documents WHERE place >= ? AND place < ?", (first, first + PLACES_PER_MS)
             ).fetchone()
             place = first if last is None else last + 1
         if place >= first + PLACES_PER_MS:
-            message = f"more than {PLACES_PER_MS} documents share one date; are the log's time stamps right?"
-            raise StoreError(message)
+            raise StoreError(f"more than {PLACES_PER_MS} documents share one date; are the log's time stamps right?")
         self._next[first] = place + 1
         return place
 
@@ -221,8 +223,9 @@ def open_for_writing(
 ) -> SqliteStore:
     """Open the store at `path` for its one writer, and make it where it is new; the folder is made too.
 
-    Blocks while another process writes, after one call of `on_wait` with a message; after `timeout_seconds` of that
-    (None: never) raises StoreError, as it does where the file cannot be written or is no database of ours.
+    Blocks while another process writes, after one call of `on_wait` with a message; after
+    `timeout_seconds` of that (None: never) raises StoreError, as it does where the file cannot be
+    written or is no database of ours.
     """
     lock = -1
     with failures(path, "open"):
@@ -237,9 +240,7 @@ def open_for_writing(
         raise
 
 
-def _wait_for_lock(
-    lock: int, path: Path, on_wait: Callable[[str], None] | None, timeout_seconds: float | None
-) -> None:
+def _wait_for_lock(lock: int, path: Path, on_wait: Callable[[str], None] | None, timeout_seconds: float | None) -> None:
     if _try_lock(lock):
         return
     if on_wait is not None:
@@ -251,8 +252,7 @@ def _wait_for_lock(
     while not _try_lock(lock):
         left = deadline - time.monotonic()
         if left <= 0:
-            message = f"another mailspan is writing to {path}; try again when it has ended"
-            raise StoreError(message)
+            raise StoreError(f"another mailspan is writing to {path}; try again when it has ended")
         time.sleep(min(left, _LOCK_POLL_SECONDS))
 
 

@@ -1,7 +1,8 @@
 """Read documents from one SQLite file: a selection becomes one or two walks along the inverted index.
 
-The index gives places in date order, so the newest documents come first and a search stops as soon as it has enough.
-No user text is part of the SQL, and none of the index's query language: terms hold no quote and stand between quotes.
+The index gives places in date order, so the newest documents come first and a search stops as soon
+as it has enough. No user text is part of the SQL, and none of the index's query language: terms
+hold no quote and stand between quotes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from sink.sqlite_schema import LARGEST_DATE_MS, PLACE_BITS, connect_for_reading,
 from sink.terms import LONG_LIVED_MS
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -85,7 +85,9 @@ class SqliteReader:
     def _rows(self, selection: Selection) -> Iterator[tuple[int, str, bytes]]:
         with failures(self._path, "read"):
             yield from chain.from_iterable(
-                self._connection.execute(walk.sql("p.rowid, d.id, d.document", "ORDER BY p.rowid DESC"), walk.parameters)
+                self._connection.execute(
+                    walk.sql("p.rowid, d.id, d.document", "ORDER BY p.rowid DESC"), walk.parameters
+                )
                 for walk in walks(selection)
             )
 
@@ -93,8 +95,9 @@ class SqliteReader:
 def walks(selection: Selection) -> list[Walk]:
     """Return the walks that together give each document of `selection` once, newest first.
 
-    A document counts from its date to its last update. Nearly all live less than LONG_LIVED_MS, so one walk takes the
-    dates from that long before the limit on; the few that live longer have a term and get a walk of their own.
+    A document counts from its date to its last update. Nearly all live less than LONG_LIVED_MS, so
+    one walk takes the dates from that long before the limit on; the few that live longer have a
+    term and get a walk of their own.
     """
     until = selection.date_until_ms
     since = selection.date_from_ms
@@ -130,7 +133,7 @@ def _match(selection: Selection, *, long_lived: bool) -> str:
     groups = [" OR ".join(map(_quoted, group)) for group in selection.all_of]
     if long_lived:
         groups.append('"span:long"')
-    wanted = " AND ".join(f"({group})" for group in groups or ['"all:"'])
+    wanted = " AND ".join(f"({group})" for group in groups)
     return " NOT ".join((f"({wanted})", *map(_quoted, selection.none_of)))
 
 

@@ -1,13 +1,17 @@
 """The SQLite file: its tables, how it is opened, and its failures said in one line.
 
-documents  the JSON as it was written, by `place`: the date in milliseconds shifted left by PLACE_BITS, plus a number
-           that tells documents of one millisecond apart. So the table, and all that points into it, is in date order.
-postings   an inverted index (FTS5, no text kept) from each term of `sink.terms` to places. Terms of one batch are
-           written side by side, where a B-tree would touch a page for each: half the time and no slower when it grows.
-state, inputs  opaque bytes of `index`, changed in the same transaction as the documents they belong to.
+documents  the JSON as it was written, by `place`: the date in milliseconds shifted left by
+           PLACE_BITS, plus a number that tells documents of one millisecond apart. So the table,
+           and all that points into it, is in date order.
+postings   an inverted index (FTS5, no text kept) from each term of `sink.terms` to places. Terms of
+           one batch are written side by side, where a B-tree would touch a page for each: half the
+           time and no slower when it grows.
+state, inputs  opaque bytes of `index`, changed in the same transaction as the documents they belong
+               to.
 
-WAL: readers never wait for the writer nor it for them. synchronous=NORMAL: kill -9 loses nothing that was committed; a
-power cut may lose the last commits whole, and then documents, state and file positions go back together.
+WAL: readers never wait for the writer nor it for them. synchronous=NORMAL: kill -9 loses nothing
+that was committed; a power cut may lose the last commits whole, and then documents, state and file
+positions go back together.
 """
 
 from __future__ import annotations
@@ -31,26 +35,27 @@ LARGEST_DATE_MS = (1 << (63 - PLACE_BITS)) - 1  # year 2109; a later date sorts 
 
 _URL_PREFIX = "sqlite:///"
 _TOKEN_PUNCTUATION = "!#$%&()*+,-./:;<=>?@[\\]^_`{|}~"  # noqa: S105 - characters that belong to a term
-_SCHEMA = f"""
-CREATE TABLE documents(
-    place INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    version INTEGER NOT NULL,
-    updated INTEGER NOT NULL,
-    subject TEXT,
-    document BLOB NOT NULL
-);
-CREATE VIRTUAL TABLE postings USING fts5(
-    terms, content='', detail=none, columnsize=0, tokenize='ascii tokenchars ''{_TOKEN_PUNCTUATION}'''
-);
-INSERT INTO postings(postings, rank) VALUES ('automerge', 16), ('hashsize', 16777216);
-CREATE TABLE state(key BLOB PRIMARY KEY, value BLOB NOT NULL);
-CREATE TABLE inputs(key BLOB PRIMARY KEY, value BLOB NOT NULL);
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
-_WRITER_SETTINGS = "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 4000;"
-_PAGE_BYTES = 16_384
+_TOKENIZER = f"ascii tokenchars ''{_TOKEN_PUNCTUATION}''"
+_TABLES = (
+    """CREATE TABLE documents(
+        place INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        version INTEGER NOT NULL,
+        updated INTEGER NOT NULL,
+        subject TEXT,
+        document BLOB NOT NULL
+    )""",
+    f"""CREATE VIRTUAL TABLE postings USING fts5(
+        terms, content='', detail=none, columnsize=0, tokenize='{_TOKENIZER}'
+    )""",
+    "INSERT INTO postings(postings, rank) VALUES ('automerge', 16), ('hashsize', 16777216)",
+    "CREATE TABLE state(key BLOB PRIMARY KEY, value BLOB NOT NULL)",
+    "CREATE TABLE inputs(key BLOB PRIMARY KEY, value BLOB NOT NULL)",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+_WRITER_SETTINGS = "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 15625;"
+_PAGE_BYTES = 4096
 
 # What SQLite says (a part of it) and what to tell the user.
 _ADVICE = (
@@ -75,19 +80,18 @@ def default_path(environment: Mapping[str, str]) -> Path:
 def path_of_store(store: str | None, environment: Mapping[str, str]) -> Path:
     """Return the database file that `--store`, else MAILSPAN_STORE, else the default names.
 
-    `sqlite:///PATH`, or just a path. PATH is absolute where it starts with `/`; else it is looked for from the working
-    folder, and where its folder is missing there but not in the root, in the root. Raises UsageError.
+    `sqlite:///PATH`, or just a path. PATH is absolute where it starts with `/`; else it is looked
+    for from the working folder, and where its folder is missing there but not in the root, in the
+    root. Raises UsageError.
     """
     named = store or environment.get("MAILSPAN_STORE")
     if not named:
         return default_path(environment)
     if named.startswith(("http://", "https://")):
-        message = f"--store {named}: Elasticsearch is not supported yet; use sqlite:///PATH"
-        raise UsageError(message)
+        raise UsageError(f"--store {named}: Elasticsearch is not supported yet; use sqlite:///PATH")
     text = named.removeprefix(_URL_PREFIX)
     if not text or "\0" in text or (text == named and (named.startswith("sqlite:") or "://" in named)):
-        message = f"--store {named!r}: expected sqlite:///PATH"
-        raise UsageError(message)
+        raise UsageError(f"--store {named!r}: expected sqlite:///PATH")
     path = Path(text)
     if text != named and not path.is_absolute():
         from_root = Path("/") / path
@@ -104,7 +108,7 @@ def connect_for_writing(path: Path) -> sqlite3.Connection:
             if _is_new(connection, path):
                 connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
                 connection.execute("PRAGMA journal_mode = WAL")
-                connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+                connection.executescript(";".join(("BEGIN IMMEDIATE", *_TABLES, "COMMIT;")))
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(_WRITER_SETTINGS)
         except BaseException:
@@ -116,16 +120,10 @@ def connect_for_writing(path: Path) -> sqlite3.Connection:
 def connect_for_reading(path: Path) -> sqlite3.Connection:
     """Open the database at `path` for reading; it never waits for a writer. Raises StoreError."""
     with failures(path, "open"):
-        if not path.exists():
-            message = (
-                f"no database at {path}: run `mailspan index FILE…` first, or name another one with --store sqlite:///PATH"
-            )
-            raise StoreError(message)
         connection = _open_reader(path)
         try:
             if _is_new(connection, path):
-                message = f"the database {path} is empty: run `mailspan index FILE…` first"
-                raise StoreError(message)
+                raise StoreError(_nothing_at(path))  # noqa: TRY301 - the connection is closed below
             connection.execute("PRAGMA cache_size = -65536")
         except BaseException:
             connection.close()
@@ -141,14 +139,14 @@ def failures(path: Path, doing: str) -> Iterator[None]:
     except sqlite3.Error as error:
         said = str(error)
         advice = next((advice for part, advice in _ADVICE if part in said.lower()), said)
-        message = f"cannot {doing} the database {path}: {advice}"
-        raise StoreError(message) from error
+        raise StoreError(f"cannot {doing} the database {path}: {advice}") from error
     except OSError as error:
-        message = f"cannot {doing} the database {path}: {error.strerror or error}"
-        raise StoreError(message) from error
+        raise StoreError(f"cannot {doing} the database {path}: {error.strerror or error}") from error
 
 
 def _open_reader(path: Path) -> sqlite3.Connection:
+    if not path.exists():
+        raise StoreError(_nothing_at(path))
     uri = path.absolute().as_uri()
     connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None, timeout=60)
     try:
@@ -162,6 +160,10 @@ def _open_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _nothing_at(path: Path) -> str:
+    return f"no mail at {path}: run `mailspan index FILE…` first, or name another database with --store"
+
+
 def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
     """Say whether the file has no tables yet; raise StoreError where they are not ours or from a newer mailspan."""
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
@@ -170,9 +172,7 @@ def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
     if application_id == APPLICATION_ID and version <= SCHEMA_VERSION:
         return False
     if application_id == APPLICATION_ID:
-        message = f"the database {path} was made by a newer mailspan (schema {version}); update mailspan"
-        raise StoreError(message)
+        raise StoreError(f"the database {path} was made by a newer mailspan (schema {version}); update mailspan")
     if tables:
-        message = f"the database {path} belongs to another program; name another file with --store"
-        raise StoreError(message)
+        raise StoreError(f"the database {path} belongs to another program; name another file with --store")
     return True

@@ -1,9 +1,10 @@
 """The store contract: what every place that keeps documents must do, and the selection it must answer.
 
-A document is the JSON object of docs/document.md as a plain dict. A store keeps one document per `id` and never lets
-one made from fewer lines replace one made from more. It answers a `Selection`: which terms a document must have and
-when it happened. What a user typed is turned into a selection in `search`; which terms a document has is said in
-`sink.terms`. So a store knows neither flags nor addresses, and all stores give the same answers.
+A document is the JSON object of docs/document.md as a plain dict. A store keeps one document per
+`id` and never lets one made from fewer lines replace one made from more. It answers a `Selection`:
+which terms a document must have and when it happened. What a user typed is turned into a selection
+in `search`; which terms a document has is said in `sink.terms`. So a store knows neither flags nor
+addresses, and all stores give the same answers.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class Selection:
     Times are milliseconds since 1970 UTC; `from` is inclusive, `until` exclusive, None is no limit.
     """
 
-    all_of: tuple[tuple[Term, ...], ...] = ()
-    """Of each group, a document must have at least one term."""
+    all_of: tuple[tuple[Term, ...], ...]
+    """Of each group, a document must have at least one term; there is at least one group."""
     none_of: tuple[Term, ...] = ()
     date_from_ms: int | None = None
     date_until_ms: int | None = None
@@ -57,8 +58,9 @@ class DocumentWriter(Protocol):
     def write(self, documents: Sequence[Document], encoded: Sequence[bytes] | None = None) -> WriteResult:
         """Keep `documents`; return when they are safe against a crash of this process.
 
-        Of one id the highest version stays; an equal one changes nothing. `encoded` holds their JSON in the same
-        order, where the caller has it already. Raises StoreError and then has kept none of them.
+        Of one id the highest version stays; an equal one changes nothing. `encoded` holds their
+        JSON in the same order, where the caller has it already. Raises StoreError and then has kept
+        none of them.
         """
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
@@ -22,22 +23,31 @@ from sink.terms import OUTCOMES
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from search.query import Query
-    from sink.store import Selection
+    from sink.store import DocumentReader
+
+    Answer = Callable[[DocumentReader, Query], Iterable[bytes]]
 
 DESCRIPTION = "Find transactions, newest first. Every flag that is given must hold."
 
 _FOUND, _NOTHING_FOUND = 0, 1
 _DEFAULT_NEWEST = 100
+_POSITIVE = re.compile("0*[1-9][0-9]{0,8}")
 _NO_HOST = "\0"  # what -h holds when it was given without a value; no argument can hold a NUL
 
 _WHEN = "'YYYY-MM-DD HH:MM:SS', RFC 3339, a date, today, yesterday, 2h, 7d"
 # Flags with a value: short, long, the name in FLAGS, what the value is, and the help.
 _VALUE_FLAGS = (
     ("-f", "--from", "sender", "ADDRESS", "envelope sender: an address, @domain, or <> for the null sender"),
-    ("-t", "--to", "recipient", "ADDRESS", "recipient, final or original: an address or @domain; with -o, how its last attempt ended"),
+    (
+        "-t",
+        "--to",
+        "recipient",
+        "ADDRESS",
+        "recipient, final or original: an address or @domain; with -o, how its last attempt ended",
+    ),
     ("-d", "--since", "since", "TIME", f"from this time on: {_WHEN}"),
     ("-D", "--until", "until", "TIME", "before this time, in the same forms; a date means to its end"),
     ("-m", "--message-id", "message_id", "ID", "message id, with or without its <>"),
@@ -58,9 +68,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for short, long, name, metavar, text in _VALUE_FLAGS:
         add(*filter(None, (short, long)), dest=name, metavar=metavar, help=text)
     # A missing value is found by run(), which can say more than argparse does.
-    add("-h", "--host", nargs="?", const=_NO_HOST, metavar="HOST", help="mail server, by its full or short name (help is --help)")
+    add(
+        "-h",
+        "--host",
+        nargs="?",
+        const=_NO_HOST,
+        metavar="HOST",
+        help="mail server, by its full or short name (help is --help)",
+    )
     add("-r", "--newest", metavar="N", default=str(_DEFAULT_NEWEST), help="print at most the newest N (default 100)")
-    add("--started", action="store_true", help="-d and -D look at the start only, not at all the time until the last update")
+    add(
+        "--started",
+        action="store_true",
+        help="-d and -D look at the start only, not at all the time until the last update",
+    )
     add("--probes", action="store_true", help="also address verification probes")
     add("--count", action="store_true", help="print how many there are")
     add("--by", metavar="FIELD", help=f"with --count, by this field: {', '.join(COUNT_FIELDS)}")
@@ -72,36 +93,73 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Search and print; return 0 where something was found, else 1. Raises UsageError and StoreError."""
     if args.host == _NO_HOST:
-        message = "-h needs the name of a host, as in -h smtp; for help use --help"
-        raise UsageError(message)
+        raise UsageError("-h needs the name of a host, as in -h smtp; for help use --help")
     query = parse_query(
         {name: getattr(args, name) for name in FLAGS},
-        now=datetime.now(timezone.utc),
+        now=datetime.now(UTC),
         started_only=args.started,
         probes=args.probes,
     )
-    limit = _positive("-r", args.newest)
-    field = _count_field(args)
+    answer = _answer(args)
     with SqliteReader(path_of_store(args.store, os.environ)) as reader:
-        try:
-            output = sys.stdout.buffer
-            status = _print(args, query, limit, field, reader, output)
-            output.flush()
-        except BrokenPipeError:
-            # The reader of our output has seen enough. What is left must not fail again when Python ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return _FOUND
+        return _write(answer(reader, query), sys.stdout.buffer)
+
+
+def _answer(args: argparse.Namespace) -> Answer:
+    """Return what gives the output in chunks, once all flags are known to be right."""
+    newest = _positive("-r", args.newest)
+    if args.by is not None:
+        field = args.by.strip().lower().replace("-", "_").replace(" ", "_")
+        if not args.count:
+            raise UsageError(f"--by {args.by!r}: only with --count, as in --count --by {args.by}")
+        if field not in COUNT_FIELDS:
+            raise UsageError(f"--by {args.by!r}: expected one of {', '.join(COUNT_FIELDS)}")
+        return lambda reader, query: _counts_by(reader, query, field, as_json=args.json)
+    if args.count:
+        return lambda reader, query: _count(reader, query, as_json=args.json)
+    if args.json:
+        for_terminal = sys.stdout.isatty()
+        return lambda reader, query: (
+            json_line(each, for_terminal=for_terminal) for each in reader.newest(select(query), newest)
+        )
+    colours = use_colours(sys.stdout, os.environ)
+    return lambda reader, query: (
+        text.encode()
+        for text in text_form(
+            (orjson.loads(each) for each in reader.newest(select(query), newest)),
+            Layout(now_ms=query.now_ms, verbose=args.verbose, colours=colours),
+        )
+    )
+
+
+def _count(reader: DocumentReader, query: Query, *, as_json: bool) -> Iterator[bytes]:
+    count = reader.count(select(query))
+    if count:
+        yield orjson.dumps({"count": count}) + b"\n" if as_json else b"%d\n" % count
+
+
+def _counts_by(reader: DocumentReader, query: Query, field: str, *, as_json: bool) -> Iterator[bytes]:
+    for line in count_lines(count_by(reader.every(select(query)), field), as_json=as_json):
+        yield line.encode()
+
+
+def _write(chunks: Iterable[bytes], output: BinaryIO) -> int:
+    status = _NOTHING_FOUND
+    try:
+        for chunk in chunks:
+            output.write(chunk)
+            status = _FOUND
+        output.flush()
+    except BrokenPipeError:
+        # Who reads our output has seen enough. What is buffered must not fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+        return _FOUND
     if status == _NOTHING_FOUND:
         sys.stderr.write("nothing found\n")
     return status
 
 
-def _print(
-    args: argparse.Namespace, query: Query, limit: int, field: str | None, reader: SqliteReader, output: BinaryIO
-) -> int:
-    selection = select(query)
-    written = _FOUND if field is None and args.count else _NOTHING_FOUND
-    for chunk in _chunks(args, query, selection, limit, field, reader):
-        output.write(chunk)
-        written = _FOUND
-    return written
+def _positive(flag: str, text: str) -> int:
+    if not _POSITIVE.fullmatch(text):
+        raise UsageError(f"{flag} {text!r}: expected a whole number from 1 on")
+    return int(text)

@@ -118,9 +118,7 @@ class Parser:
     `default_host` is the host of lines that carry none. Hosts are lower-cased; `host_aliases` renames them.
     """
 
-    def __init__(
-        self, settings: TimeSettings, default_host: str, host_aliases: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, settings: TimeSettings, default_host: str, host_aliases: dict[str, str] | None = None) -> None:
         self._settings = settings
         self._default_host = default_host.lower()
         self._aliases = host_aliases or {}
@@ -159,15 +157,15 @@ class Parser:
         if known is None or len(line) > MAX_LINE_CHARACTERS:
             return self._parse_any(line)
         host, program, name, pid = known
-        if program.__class__ is Ignored:
-            return program  # type: ignore[return-value]  # narrowed by the class test
+        if isinstance(program, Ignored):
+            return program
         queue_id, _, text = message.partition(": ")
         if program.is_id(queue_id):
             for begin, read in program.queued:
                 if text.startswith(begin):
                     event = read(text, program.name)
                     if event is not None:
-                        if event.__class__ is Ignored:
+                        if isinstance(event, Ignored):
                             return event
                         return Record(stamp, host, name, pid, program.mta, queue_id, message, event)
             return Unparsed(name, "no rule", queue_id)
@@ -176,7 +174,7 @@ class Parser:
         inner_id, message, event = _read_unqueued(program, message)
         if event is None:
             return Unparsed(name, "no rule", inner_id)
-        if event.__class__ is Ignored:
+        if isinstance(event, Ignored):
             return event
         return Record(stamp, host, name, pid, program.mta, inner_id, message, event)
 
@@ -251,9 +249,7 @@ class Parser:
                 self._hosts[name] = host
         return host
 
-    def _place(
-        self, header: syslog.Header, host: str, mta: str, queue_id: str | None, stamp_text: str
-    ) -> Stamp | None:
+    def _place(self, header: syslog.Header, host: str, mta: str, queue_id: str | None, stamp_text: str) -> Stamp | None:
         """Give a stamp its year and zone, and remember it for the lines of the same second."""
         if header.wall is None:
             return None

@@ -31,9 +31,50 @@ from mailspan.grammar.kind import LineKind, compile_rules, ignore
 from mailspan.record import Ignored
 
 DAEMONS = frozenset(
-    "anvil bounce cleanup defer discard dnsblog error flush lmtp local master nqmgr oqmgr pickup pipe postdrop postfix-script "
-    "postfix-tlspol postlog postlogd postmulti postqueue postscreen postsuper proxymap proxywrite qmgr qmqpd relay retry "
-    "scache sendmail showq smtp smtpd spawn tlsmgr tlsproxy trace trivial-rewrite verify virtual".split()
+    [
+        "anvil",
+        "bounce",
+        "cleanup",
+        "defer",
+        "discard",
+        "dnsblog",
+        "error",
+        "flush",
+        "lmtp",
+        "local",
+        "master",
+        "nqmgr",
+        "oqmgr",
+        "pickup",
+        "pipe",
+        "postdrop",
+        "postfix-script",
+        "postfix-tlspol",
+        "postlog",
+        "postlogd",
+        "postmulti",
+        "postqueue",
+        "postscreen",
+        "postsuper",
+        "proxymap",
+        "proxywrite",
+        "qmgr",
+        "qmqpd",
+        "relay",
+        "retry",
+        "scache",
+        "sendmail",
+        "showq",
+        "smtp",
+        "smtpd",
+        "spawn",
+        "tlsmgr",
+        "tlsproxy",
+        "trace",
+        "trivial-rewrite",
+        "verify",
+        "virtual",
+    ]
 )
 """The programs of Postfix: the last part of a syslog name such as `postfix/submission/smtpd`."""
 
@@ -450,7 +491,11 @@ KINDS: tuple[LineKind, ...] = (
     ),
     LineKind(
         "housekeeping",
-        tuple(sorted(DAEMONS - {*_SERVERS, "smtp", "lmtp", "cleanup", "local", "virtual", "pipe", "postscreen", *_MANAGERS})),
+        tuple(
+            sorted(
+                DAEMONS - {*_SERVERS, "smtp", "lmtp", "cleanup", "local", "virtual", "pipe", "postscreen", *_MANAGERS}
+            )
+        ),
         ("",),
         ignore("housekeeping"),
         "statistics: max connection rate 1/60s for (smtp:10.77.0.32) at Nov 23 07:55:08",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from mailspan.address import INSIDE, canonical_ip, clean_address, decode_escapes, read_angle, read_client, relay_name
 from mailspan.event import (
@@ -32,9 +33,11 @@ from mailspan.event import (
     Remarked,
     Secured,
 )
-from mailspan.grammar.kind import Reading
 from mailspan.queue_id import is_postfix
 from mailspan.reply import next_queue_id, reply_code, reply_dsn
+
+if TYPE_CHECKING:
+    from mailspan.grammar.kind import Reading
 
 _NUMBER = r"[0-9.]+"
 _DELIVERY = re.compile(
@@ -127,10 +130,10 @@ def read_delivery(text: str, program: str) -> Reading:
     else:
         child = next_queue_id(words) if word == "sent" else None
     return Attempted(
-        (clean_address(address),),
+        (decode_escapes(address),),
         status,
         outcome,
-        None if original is None or original == address else clean_address(original),
+        None if original is None or original == address else decode_escapes(original),
         name,
         ip,
         port,
@@ -168,7 +171,7 @@ def _relay(text: str) -> tuple[str, str | None, int | None]:
 
 def _outcome(word: str, words: str, program: str, dsn: str | None) -> str:
     if word in ("sent", "deliverable"):
-        if program == "discard" or words == "dropped" or words == "delivered to file: /dev/null":
+        if program == "discard" or words in ("dropped", "delivered to file: /dev/null"):
             return "discarded"
         if program == "local" and words.startswith("forwarded as "):
             return "expanded"
@@ -222,15 +225,18 @@ def read_queue_manager(text: str, _program: str) -> Reading:
     match = _QUEUED.match(text, at)
     if match is not None:
         size, count = match.groups()
-        return Queued(clean_address(sender), int(size) if size else None, int(count) if count else None)
+        return Queued(decode_escapes(sender), int(size) if size else None, int(count) if count else None)
     if text.startswith((", status=expired", ", status=force-expired"), at):
         return Expired(text[at + 9 :])
     return None
 
 
+_REMOVED = Closed("removed")  # events are never changed, so that one will do
+
+
 def read_removed(_text: str, program: str) -> Reading:
     """`removed`, by the queue manager (the end), by postsuper (deleted), by cleanup (3.10: canceled, discarded)."""
-    return Closed("deleted" if program == "postsuper" else "removed")
+    return Closed("deleted") if program == "postsuper" else _REMOVED
 
 
 def read_canceled(text: str, _program: str) -> Reading:
@@ -246,17 +252,17 @@ def read_notice(text: str, _program: str) -> Reading:
 
 
 def read_hold(text: str, _program: str) -> Reading:
-    """postsuper's `placed on hold`."""
+    """Postsuper's `placed on hold`."""
     return Held(text)
 
 
 def read_release(_text: str, _program: str) -> Reading:
-    """postsuper's `released from hold`."""
+    """Postsuper's `released from hold`."""
     return Released()
 
 
 def read_requeued(_text: str, _program: str) -> Reading:
-    """postsuper's `requeued`: pickup gives it a new ID."""
+    """Postsuper's `requeued`: pickup gives it a new ID."""
     return Closed("requeued")
 
 
@@ -291,8 +297,8 @@ def _refused(text: str, stage_at: int) -> Refused | None:
     event.whole = stage in ("data", "end_of_data")
     if tail is not None:
         sender, recipient = tail["sender"], tail["recipient"]
-        event.sender = None if sender is None else clean_address(sender)
-        event.recipient = None if recipient is None else clean_address(recipient)
+        event.sender = None if sender is None else decode_escapes(sender)
+        event.recipient = None if recipient is None else decode_escapes(recipient)
         event.protocol, event.helo = tail["protocol"], tail["helo"]
         sasl = _SASL_USERNAME.match(tail["sasl"])
         event.sasl_username = sasl[1] if sasl else None
@@ -344,8 +350,8 @@ def read_inspected(text: str, _program: str) -> Reading:
     return Inspected(
         action,
         tail["text"] or "",
-        None if sender is None else clean_address(sender),
-        None if recipient is None else clean_address(recipient),
+        None if sender is None else decode_escapes(sender),
+        None if recipient is None else decode_escapes(recipient),
         tail["helo"],
         tail["protocol"],
         subject,

@@ -8,6 +8,7 @@ returntosender (DSN children), deliver.c sendall (clones).
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from mailspan.address import INSIDE, QUOTED, canonical_ip, clean_address, read_client, relay_name
 from mailspan.event import (
@@ -26,9 +27,11 @@ from mailspan.event import (
     Remarked,
     Secured,
 )
-from mailspan.grammar.kind import Reading
 from mailspan.queue_id import is_sendmail
 from mailspan.reply import next_queue_id, reply_code, reply_dsn
+
+if TYPE_CHECKING:
+    from mailspan.grammar.kind import Reading
 
 _SENDER_CUT, _MESSAGE_ID_CUT = 200, 100  # logsender: from=%.200s, msgid=%.100s
 _LIST_ITEM = re.compile(rf'(?:<{INSIDE}>|{QUOTED}|[^,"<])++')
@@ -61,7 +64,9 @@ _REFUSING_STATUS = re.compile(
 )
 _BY_DSN = {"2": "relayed", "4": "deferred", "5": "bounced"}
 _RULESET = re.compile(r"ruleset=(\w+), arg1=(.*)", re.DOTALL)
-_RULESET_RELAY = re.compile(r"(?:, arg2=.*?)??(?:, relay=(?P<relay>[^,]*))?, (?P<action>reject|discard|quarantine)\b=?(?P<reply>.*)", re.DOTALL)
+_RULESET_RELAY = re.compile(
+    r"(?:, arg2=.*?)??(?:, relay=(?P<relay>[^,]*))?, (?P<action>reject|discard|quarantine)\b=?(?P<reply>.*)", re.DOTALL
+)
 _STAGES = {
     "check_relay": "connect", "check_mail": "mail", "check_rcpt": "rcpt", "check_data": "data", "check_eom": "end_of_data",
     "check_vrfy": "rcpt", "check_expn": "rcpt", "check_etrn": "connect", "check_compat": "rcpt", "trust_auth": "auth",

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mailspan.event_time import WallTime, read_timestamp, read_wall_time
-from mailspan.record import Stamp
+
+if TYPE_CHECKING:
+    from mailspan.record import Stamp
 
 _PRIORITY = re.compile(r"<[0-9]{1,3}>")
 _OLD = re.compile(

@@ -1,0 +1,131 @@
+"""The command line: finds the command, runs it, and turns what went wrong into one line and an exit code.
+
+Exit codes: 0 found or done, 1 nothing found, 2 usage, 3 a server or file failed, 130 interrupted. A command is a
+module with `add_arguments(parser)` and `run(args) -> int`; it is imported only when it is called, so that start stays
+fast. Help is --help alone: in `search`, -h is the host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from mailspan import __version__
+from mailspan.errors import MailspanError, UsageError
+from mailspan.settings import read_settings
+from mailspan.terminal import sanitise
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Command(NamedTuple):
+    """A command: its name, the module that has it, and what it does."""
+
+    name: str
+    module: str
+    summary: str
+
+
+COMMANDS = (
+    Command("parse", "mailspan.commands.parse", "log files to transactions, as JSON lines on stdout"),
+    Command("index", "mailspan.commands.index", "log files into the store that search reads"),
+    Command("search", "mailspan.commands.search", "find transactions, newest first"),
+)
+
+EXIT_FAILED = 3
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+_CONFIG_HELP = "TOML file with settings: the names of the MAILSPAN_* variables in lower case"
+
+
+class _ArgumentParser(argparse.ArgumentParser):
+    """Usage errors are UsageErrors, said in one line; --help is the only flag for help; no guessed abbreviations."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(add_help=False, allow_abbrev=False, **options)  # type: ignore[arg-type]
+        self.add_argument("--help", action="help", help="show this help and exit")
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line, without the program's name, and return its exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        try:
+            return _run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except MailspanError as error:
+        _say(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Who reads our output has seen enough. What is buffered must not fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        # Files that are read have their own messages: what is left is the output, on a full disk for example.
+        _say(f"cannot go on: {error.strerror or error}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+def _run(arguments: Sequence[str]) -> int:
+    top = _top_parser()
+    called = top.parse_args(arguments)
+    command = next((each for each in COMMANDS if each.name == called.command), None)
+    if command is None:
+        names = ", ".join(each.name for each in COMMANDS)
+        top.error(f"no such command: {called.command!r}; expected one of {names}")
+    module = import_module(command.module)
+    parser = _ArgumentParser(
+        prog=f"mailspan {command.name}", description=getattr(module, "DESCRIPTION", command.summary)
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", default=called.config, help=_CONFIG_HELP)
+    module.add_arguments(parser)
+    args = parser.parse_intermixed_args(called.arguments)
+    args.settings = read_settings(os.environ, args.config)
+    if getattr(args, "store", "") is None and args.settings.store:
+        args.store = args.settings.store
+    status: int = module.run(args)
+    return status
+
+
+def _top_parser() -> _ArgumentParser:
+    names = "\n".join(f"  {each.name:8}{each.summary}" for each in COMMANDS)
+    top = _ArgumentParser(
+        prog="mailspan",
+        usage="mailspan [--config FILE] COMMAND ...",
+        description=f"What happened to this mail?\n\ncommands:\n{names}",
+        epilog="`mailspan COMMAND --help` says more of each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"mailspan {__version__}")
+    top.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG_HELP)
+    top.add_argument("command", metavar="COMMAND", help=argparse.SUPPRESS)
+    top.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return top
+
+
+def _say(message: str) -> None:
+    print(f"mailspan: {sanitise(message)}", file=sys.stderr)
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    """SIGTERM ends a command as an exception does: what was not committed is dropped whole."""
+    raise SystemExit(EXIT_TERMINATED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

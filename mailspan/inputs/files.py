@@ -1,0 +1,215 @@
+"""The FILE arguments: each is looked at once, and those with the same content become one input.
+
+Looking at a file tells its fingerprint, the first event time of its head and whether it is a log at all; then it is
+closed until its turn comes. What cannot be used is reported in one line and left out. Pipes cannot be opened twice:
+their head is kept, and they stay open.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mailspan.grammar import Parser
+from mailspan.inputs.identity import HEAD_BYTES, Position, Positions, fingerprint
+from mailspan.inputs.lines import split_lines
+from mailspan.inputs.streams import DamagedError, Stream
+from mailspan.record import Record, Unparsed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from io import FileIO
+
+    from mailspan.event_time import TimeSettings
+
+STDIN = "-"
+
+_LOOK_BYTES = 65536
+_LOOK_LINES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSettings:
+    """How files are read; `time_settings` gives those of a file from the epoch second it was last written."""
+
+    time_settings: Callable[[int], TimeSettings]
+    now: int
+    default_host: str
+    host_aliases: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One FILE that was looked at. `stream` is open for a pipe only; `first_second` is 0 where the head tells none."""
+
+    name: str
+    head: bytes
+    size: int
+    modified: int
+    is_compressed: bool
+    first_second: int
+    parser: Parser
+    stream: Stream | None
+
+    def open(self) -> tuple[Stream, bytes]:
+        """Return the stream and what was read of it already. Raises OSError; ChangedError if it is another file now."""
+        if self.stream is not None:
+            return self.stream, self.head
+        stream = Stream(open(self.name, "rb", buffering=0))  # noqa: SIM115 - the stream owns it
+        head = _read_head(stream, len(self.head))
+        if head != self.head:
+            stream.close()
+            raise ChangedError
+        return stream, head
+
+
+class ChangedError(Exception):
+    """Under this name is another file than the one that was looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One content to be read, once: its files (copies, or the same log at other times) in the order they are tried."""
+
+    files: tuple[Candidate, ...]
+    position: Position
+    stored: Position | None
+    """What an earlier run left, if any: `position` goes on from it, under a new key where the head grew."""
+
+    @property
+    def rank(self) -> str:
+        """Decides between inputs of the same time: nothing that depends on names or on the order of arguments."""
+        return f"{self.position.digest}{self.position.is_pipe:d}"
+
+    @property
+    def first_second(self) -> int:
+        """The event time that nothing in the input is expected to be earlier than; 0 where it is not known."""
+        return self.position.second or self.files[0].first_second
+
+
+def find_inputs(
+    names: Iterable[str], settings: ReadSettings, positions: Positions, report: Callable[[str, str], None]
+) -> list[Input]:
+    """Look at each file and return what is to be read; `report` is told the name and the fault of what cannot be."""
+    candidates = [found for name in dict.fromkeys(names) if (found := _look_at(name, settings, report)) is not None]
+    inputs = []
+    for files in _group([each for each in candidates if each.head]):
+        is_pipe = files[0].stream is not None
+        position, stored = positions.find(files[0].head, is_pipe=is_pipe)
+        inputs.append(Input(files, position, stored))
+    return inputs
+
+
+def _look_at(name: str, settings: ReadSettings, report: Callable[[str, str], None]) -> Candidate | None:
+    try:
+        file = _open(name)
+    except IsADirectoryError:
+        report(name, "is a directory; name the files in it")
+        return None
+    except (OSError, ValueError) as error:
+        report(name, _fault(error))
+        return None
+    keep = False
+    try:
+        status = os.fstat(file.fileno())
+        is_pipe = not stat.S_ISREG(status.st_mode)
+        try:
+            stream = Stream(file)
+            head = _read_head(stream, _LOOK_BYTES)
+        except OSError as error:
+            report(name, _fault(error))
+            return None
+        modified = settings.now if is_pipe else int(status.st_mtime)
+        lines = split_lines(head)[:_LOOK_LINES]
+        if len(lines) > 1 and len(head) >= _LOOK_BYTES:
+            lines.pop()  # cut
+        first_second, is_log = _find_first(lines, _parser(settings, modified, lines))
+        if not is_log and b"\0" in head:
+            report(name, "is not a log but a binary file")
+            return None
+        keep = is_pipe
+        return Candidate(
+            name=name,
+            head=head if is_pipe else head[:HEAD_BYTES],
+            size=0 if is_pipe else status.st_size,
+            modified=modified,
+            is_compressed=stream.is_compressed,
+            first_second=first_second,
+            parser=_parser(settings, modified, lines),
+            stream=stream if is_pipe else None,
+        )
+    finally:
+        if not keep:
+            file.close()
+
+
+def _open(name: str) -> FileIO:
+    if name == STDIN:
+        return open(0, "rb", buffering=0, closefd=False)
+    return open(name, "rb", buffering=0)
+
+
+def _fault(error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, PermissionError):
+        return "may not be read: permission denied"
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
+def _read_head(stream: Stream, size: int) -> bytes:
+    """Return the first `size` bytes, or those before the end or the damage: that is told when the file is read."""
+    head = b""
+    try:
+        while len(head) < size:
+            found = stream.read(size - len(head))
+            if not found:
+                break
+            head += found
+    except DamagedError:
+        pass
+    return head
+
+
+def _parser(settings: ReadSettings, modified: int, lines: Sequence[str]) -> Parser:
+    parser = Parser(settings.time_settings(modified), settings.default_host, settings.host_aliases)
+    parser.calibrate(lines)
+    return parser
+
+
+def _find_first(lines: Iterable[str], parser: Parser) -> tuple[int, bool]:
+    """Return the event time of the first record, and whether any line is one of a log."""
+    is_log = False
+    for line in lines:
+        if line.strip("\0 \t"):
+            result = parser.parse(line)
+            if isinstance(result, Record):
+                return result.stamp.second, True
+            is_log = is_log or not isinstance(result, Unparsed) or bool(result.program)
+    return 0, is_log
+
+
+def _group(candidates: Sequence[Candidate]) -> list[tuple[Candidate, ...]]:
+    """Put together the files that begin alike, a short one with one that goes on where it ends; pipes stay alone.
+
+    In a group plain files come first, and the longest of them: it usually makes the others superfluous.
+    """
+    groups: dict[bytes, list[Candidate]] = {}
+    pipes = [(each,) for each in candidates if each.stream is not None]
+    files = [each for each in candidates if each.stream is None]
+    short_lengths = sorted({len(each.head) for each in files if len(each.head) < HEAD_BYTES})
+    shorter: dict[str, bytes] = {}  # of each head's shorter beginnings that are a file's whole head: that head
+    for each in sorted(files, key=lambda each: (-len(each.head), each.head)):
+        head = shorter.get(fingerprint(each.head), each.head)
+        groups.setdefault(head, []).append(each)
+        if head is each.head:
+            for length in short_lengths:
+                if length < len(head):
+                    shorter.setdefault(fingerprint(head[:length]), head)
+    ordered = [
+        tuple(sorted(group, key=lambda each: (-len(each.head), each.is_compressed, -each.size, each.modified)))
+        for group in groups.values()
+    ]
+    return ordered + pipes

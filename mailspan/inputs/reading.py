@@ -1,0 +1,206 @@
+"""One input while it is read: its lines as results, with the event time each of them has in the order of all inputs.
+
+The files of an input are copies of one log, or the log at different times: each goes on behind the last line of the
+one before, so nothing is read twice, and what one of them lacks or has damaged comes from the next.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from mailspan.inputs.files import ChangedError
+from mailspan.inputs.identity import HEAD_BYTES
+from mailspan.inputs.lines import LineReader
+from mailspan.record import Ignored, Record, Unparsed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mailspan.inputs.files import Candidate, Input
+    from mailspan.inputs.identity import Position
+    from mailspan.inputs.lines import Chunk
+    from mailspan.inputs.streams import Stream
+
+Result = Record | Ignored | Unparsed
+
+_JUMP_SECONDS = 86400  # a stamp further ahead counts only when a second line agrees, as in the assembler
+
+
+class Taken(NamedTuple):
+    """Results that come next in the order of all inputs, their lines and their times in that order."""
+
+    results: list[Result]
+    lines: list[str]
+    seconds: list[int]
+
+
+class Reading:
+    """Reads one input. `results` holds what was parsed; `take` hands it out."""
+
+    def __init__(
+        self, source: Input, *, use_last_line: bool, report: Callable[[str, str], None], note: Callable[[str, str], None]
+    ) -> None:
+        self.rank = source.rank
+        self.results: list[Result] = []
+        self.packed_bytes = 0
+        self._source = source
+        self._use_last_line = use_last_line
+        self._report = report
+        self._note = note
+        self._parse = source.files[0].parser.parse
+        self._files = iter(source.files)
+        self._file: Candidate | None = None
+        self._stream: Stream | None = None
+        self._reader: LineReader | None = None
+        self._position = source.position
+        self._chunk: Chunk | None = None
+        self._taken = 0
+        self._seconds: list[int] = []
+        self._clock = source.first_second
+        self._ahead = 0
+
+    @property
+    def last_second(self) -> int:
+        """The time of the last result that was read: nothing that follows is earlier."""
+        return self._clock
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that was read is taken."""
+        return self._taken == len(self.results)
+
+    @property
+    def packed_bytes_done(self) -> int:
+        """How far into its files, as they are on disk, the input was read."""
+        return self.packed_bytes + (0 if self._stream is None else self._stream.packed_bytes)
+
+    def fill(self, size: int) -> bool:
+        """Read and parse about `size` bytes more; to be called when all is taken. False at the end."""
+        self._leave_chunk()
+        chunk = self._next_chunk(size)
+        if chunk is None:
+            return False
+        parse = self._parse
+        self._chunk = chunk
+        self._seconds = []
+        self.results = [parse(line) for line in chunk.lines]
+        return True
+
+    def time(self) -> None:
+        """Give the results their times; not needed for an input that is read alone."""
+        clock = self._clock
+        seconds = self._seconds
+        append = seconds.append
+        for result in self.results:
+            if result.__class__ is Record:
+                second = result.stamp.second
+                if second > clock:
+                    if second - clock < _JUMP_SECONDS or not clock:
+                        clock = second
+                        self._ahead = 0
+                    elif self._ahead and abs(second - self._ahead) < _JUMP_SECONDS:
+                        clock = second
+                        self._ahead = 0
+                    else:
+                        self._ahead = second
+            append(clock)
+        self._clock = clock
+
+    def take_all(self) -> Taken:
+        """Hand out all that was read and not taken."""
+        return self._take(len(self.results))
+
+    def take_until(self, second: int, rank: str) -> Taken:
+        """Hand out what comes no later than `second`, of that second only if this input does not come after `rank`."""
+        find = bisect_right if self.rank <= rank else bisect_left
+        return self._take(find(self._seconds, second, self._taken))
+
+    def position(self) -> Position:
+        """Return the position behind the last result that was taken."""
+        if self._chunk is None or not self._taken:
+            return self._position
+        second = next(
+            (each.stamp.second for each in reversed(self.results[: self._taken]) if isinstance(each, Record)),
+            self._position.second,
+        )
+        return replace(self._position, offset=self._chunk.offset_after(self._taken), second=second)
+
+    def close(self) -> None:
+        """Close the file that is open."""
+        if self._stream is not None:
+            self.packed_bytes += self._stream.packed_bytes
+            self._stream.close()
+        self._stream = self._reader = None
+
+    def _take(self, until: int) -> Taken:
+        start, self._taken = self._taken, until
+        if self._chunk is None or until == start:
+            return Taken([], [], [])
+        if until - start == len(self.results):
+            return Taken(self.results, self._chunk.lines, self._seconds)
+        return Taken(self.results[start:until], self._chunk.lines[start:until], self._seconds[start:until])
+
+    def _leave_chunk(self) -> None:
+        self._position = self.position()
+        self._chunk = None
+        self._taken = 0
+        self.results = []
+
+    def _next_chunk(self, size: int) -> Chunk | None:
+        """Return the next lines of the input's files; a file that has no more is left for the next one."""
+        while self._reader is not None or self._open_next():
+            if self._reader is None:
+                continue
+            chunk = self._reader.read(size)
+            if chunk is not None:
+                return chunk
+            chunk = self._end_of_file(self._reader)
+            if chunk is not None:
+                return chunk
+        return None
+
+    def _end_of_file(self, reader: LineReader) -> Chunk | None:
+        """Close a file that was read to its end, and return its last line if that has no newline and may be used."""
+        file, self._reader = self._file, None
+        is_compressed = self._stream is not None and self._stream.is_compressed
+        self.close()
+        if file is None:
+            return None
+        if reader.damage is not None:
+            self._report(file.name, f"{reader.damage}; the lines before that are used")
+            return None
+        if is_compressed:
+            self._position = replace(self._position, packed_size=file.size)
+        if file is not self._source.files[-1]:
+            return None  # the next one may have the whole line
+        chunk = reader.last_line()
+        if chunk is None or self._use_last_line or is_compressed or file.stream is not None:
+            return chunk
+        self._note(file.name, "its last line has no newline yet; it is left for the next run")
+        return None
+
+    def _open_next(self) -> bool:
+        """Open the next file behind what was read; False where there is none. Files that hold no more are left out."""
+        self._file = file = next(self._files, None)
+        if file is None:
+            return False
+        offset = self._position.offset
+        is_known = file.size <= offset if not file.is_compressed else file.size == self._position.packed_size
+        if is_known and file.stream is None:
+            self.packed_bytes += file.size
+            return True
+        try:
+            self._stream, head = file.open()
+            self._stream.skip(offset - len(head))
+        except ChangedError:
+            self._report(file.name, "was replaced while other files were read; run it again")
+        except OSError as error:
+            self._report(file.name, f"cannot be read: {error.strerror or error}")
+        else:
+            self._reader = LineReader(self._stream, offset, head[offset:])
+        return True
+
+
+HEAD_BYTES  # noqa: B018

@@ -1,0 +1,103 @@
+"""Settings: one frozen dataclass, read once at start from MAILSPAN_* variables and, with --config, a TOML file.
+
+A setting is one field with its sentence, and one row of READERS says how its text is read. The environment wins over
+the file, a command's own flag wins over both. A wrong value stops the start with the name, the value and what was
+expected; so does a name in the file that no setting has. Other MAILSPAN_* variables are left alone: later versions
+have more of them.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from mailspan.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+PREFIX = "MAILSPAN_"
+
+_HOST = re.compile(r"[^\s=,/\0]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What can be set. The metadata's `help` is the sentence, `expected` what a right value looks like."""
+
+    store: str = field(
+        default="",
+        metadata={
+            "help": "Where documents are kept: the default of --store; empty means a file in the user's data folder.",
+            "expected": "sqlite:///PATH",
+        },
+    )
+    host_aliases: Mapping[str, str] = field(
+        default_factory=dict,
+        metadata={
+            "help": "Other names for hosts, as the log has them: documents carry the new name.",
+            "expected": "LOGGED=NAME, comma-separated; in the file also a table",
+        },
+    )
+
+
+def read_settings(environment: Mapping[str, str], config: Path | None = None) -> Settings:
+    """Return the settings of the environment and of the file `config`. Raises UsageError."""
+    values: dict[str, Any] = {} if config is None else _read_file(config)
+    for each in fields(Settings):
+        name = PREFIX + each.name.upper()
+        if environment.get(name):
+            values[each.name] = _read(each.name, name, environment[name])
+    return Settings(**values)
+
+
+def _read_file(config: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(config.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {config}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {config}: expected a TOML file: {error}") from error
+    known = {(PREFIX + each.name).lower(): each.name for each in fields(Settings)}
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        if name not in known:
+            raise UsageError(f"--config {config}: no setting is named {name!r}; expected one of {', '.join(known)}")
+        values[known[name]] = _read(known[name], f"{name} in {config}", value)
+    return values
+
+
+def _read(name: str, shown: str, value: object) -> Any:  # noqa: ANN401 - each setting has its own type
+    try:
+        return READERS[name](value)
+    except ValueError:
+        expected = next(each.metadata["expected"] for each in fields(Settings) if each.name == name)
+        raise UsageError(f"{shown}: {value!r} is not right; expected {expected}") from None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError
+    return value
+
+
+def _aliases(value: object) -> dict[str, str]:
+    """`mx1=mail.example.com,mx2=mail.example.com`, or the same as a table; hosts in lower case."""
+    if isinstance(value, str):
+        rows = [row.strip().partition("=") for row in value.split(",") if row.strip()]
+        pairs = [(old.strip(), new.strip()) for old, _, new in rows]
+    elif isinstance(value, dict):
+        pairs = list(value.items())
+    else:
+        raise ValueError  # noqa: TRY004 - every wrong value is told in the same way
+    for pair in pairs:
+        if not all(isinstance(host, str) and _HOST.fullmatch(host) for host in pair):
+            raise ValueError
+    return {old.lower(): new.lower() for old, new in pairs}
+
+
+READERS: dict[str, Callable[[object], object]] = {"store": _text, "host_aliases": _aliases}
+"""How the value of each setting is read; a reader raises ValueError for a wrong one."""
