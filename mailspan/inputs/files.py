@@ -121,6 +121,9 @@ def _look_at(name: str, settings: ReadSettings, report: Callable[[str, str], Non
         except OSError as error:
             report(name, _fault(error))
             return None
+        if stream.damage is not None and not head:
+            report(name, f"{stream.damage}; nothing of it can be used")
+            return None
         modified = settings.now if is_pipe else int(status.st_mtime)
         lines = split_lines(head)[:_LOOK_LINES]
         if len(lines) > 1 and len(head) >= _LOOK_BYTES:

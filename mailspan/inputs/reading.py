@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from mailspan.inputs.files import ChangedError
-from mailspan.inputs.identity import HEAD_BYTES
 from mailspan.inputs.lines import LineReader
+from mailspan.inputs.streams import DamagedError
 from mailspan.record import Ignored, Record, Unparsed
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Reading:
         self._stream: Stream | None = None
         self._reader: LineReader | None = None
         self._position = source.position
+        self._saved = source.stored
         self._chunk: Chunk | None = None
         self._taken = 0
         self._seconds: list[int] = []
@@ -94,7 +95,7 @@ class Reading:
         seconds = self._seconds
         append = seconds.append
         for result in self.results:
-            if result.__class__ is Record:
+            if type(result) is Record:
                 second = result.stamp.second
                 if second > clock:
                     if second - clock < _JUMP_SECONDS or not clock:
@@ -126,6 +127,18 @@ class Reading:
             self._position.second,
         )
         return replace(self._position, offset=self._chunk.offset_after(self._taken), second=second)
+
+    def position_changes(self) -> dict[str, bytes | None]:
+        """Return what is to be stored since the last call: the position, and that an older key of it is to go."""
+        position, saved = self.position(), self._saved
+        if position == saved or not position.offset:
+            return {}
+        self._saved = position
+        changes: dict[str, bytes | None] = {}
+        if saved is not None and saved.key != position.key:
+            changes[saved.key] = None
+        changes[position.key] = position.encode()
+        return changes
 
     def close(self) -> None:
         """Close the file that is open."""
@@ -193,14 +206,14 @@ class Reading:
             return True
         try:
             self._stream, head = file.open()
-            self._stream.skip(offset - len(head))
+            self._stream.skip(max(0, offset - len(head)))
         except ChangedError:
             self._report(file.name, "was replaced while other files were read; run it again")
+        except DamagedError as error:
+            self._report(file.name, str(error))
         except OSError as error:
             self._report(file.name, f"cannot be read: {error.strerror or error}")
         else:
             self._reader = LineReader(self._stream, offset, head[offset:])
         return True
 
-
-HEAD_BYTES  # noqa: B018

@@ -130,6 +130,8 @@ class Stream:
         self._file = file
         self.packed_bytes = 0
         """How far the file itself was read."""
+        self.damage: str | None = None
+        """Why it cannot be read on; None as long as it can."""
         self._ahead = b""
         while len(self._ahead) < _MAGIC_BYTES:
             found = self._read_file(_PACKED_READ_BYTES)
@@ -177,16 +179,20 @@ class Stream:
         return found
 
     def _read_packed(self, packing: Format, size: int) -> bytes:
+        if self.damage is not None:
+            raise DamagedError(self.damage)
         while self._part is not None:
             data = b""
             if self._part.needs_input:
                 data, self._ahead = self._ahead or self._read_file(_PACKED_READ_BYTES), b""
                 if not data:
-                    raise DamagedError(f"this {packing.name} file is cut off")
+                    self.damage = f"this {packing.name} file is cut off"
+                    raise DamagedError(self.damage)
             try:
                 found = self._part.decompress(data, size)
             except (zlib.error, OSError, lzma.LZMAError, zstandard.ZstdError, EOFError) as error:
-                raise DamagedError(f"this {packing.name} file is damaged") from error
+                self.damage = f"this {packing.name} file is damaged"
+                raise DamagedError(self.damage) from error
             if self._part.eof:
                 self._part = self._next_part(packing, self._part.unused_data)
             if found:
