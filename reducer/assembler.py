@@ -104,7 +104,7 @@ class Assembler:
         key: LineKey = line
         transaction = host.transactions.get(queue_id)
         if transaction is None:
-            transaction = self._begin(host, queue_id, record.mta, None)
+            transaction = self._begin(host, record, queue_id, None)
         else:
             if transaction.packed:
                 key = digest(line)
@@ -114,7 +114,7 @@ class Assembler:
                     self._sharpen(known, line, record.stamp)
                     return "duplicate"
             if kind in _BIRTHS and _is_new(transaction, event, second):
-                transaction = self._begin(host, queue_id, record.mta, transaction)
+                transaction = self._begin(host, record, queue_id, transaction)
                 key = line
         transaction.lines[key] = record.stamp
         effect(transaction, key, event)
@@ -227,11 +227,13 @@ class Assembler:
                 newer.earlier = older
             host.look_again(queue_id, min(map(_due, kept)))
 
-    def _begin(self, host: _Host, queue_id: str, mta: str, earlier: Transaction | None) -> Transaction:
-        transaction = Transaction(host.name, queue_id, mta, host.clock)
+    def _begin(self, host: _Host, record: Record, queue_id: str, earlier: Transaction | None) -> Transaction:
+        """Open a transaction; the one before it under the same ID lost its tail if no line closed it."""
+        transaction = Transaction(host.name, queue_id, record.mta, host.clock)
         if earlier is not None:
             if earlier.closed_by is None:
                 earlier.tail_missing = True
+                earlier.lines[earlier.key_of((record.stamp.second, record.text))] = record.stamp
                 self._mark(earlier)
             transaction.earlier = earlier
         host.transactions[queue_id] = transaction
@@ -268,7 +270,7 @@ class Assembler:
                 self._sharpen(known, line, record.stamp)
                 return None
         if transaction is None or not _may_be_child(transaction, record.stamp.second):
-            transaction = self._begin(host, queue_id, record.mta, transaction)
+            transaction = self._begin(host, record, queue_id, transaction)
         transaction.lines[transaction.key_of(line)] = record.stamp
         return transaction
 

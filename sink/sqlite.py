@@ -89,15 +89,19 @@ class SqliteStore:
         state_changes: Mapping[str, bytes | None] = _NO_CHANGES,
         input_changes: Mapping[str, bytes | None] = _NO_CHANGES,
         *,
+        withdrawn: Sequence[str] = (),
         encoded: Sequence[bytes] | None = None,
     ) -> WriteResult:
         """Keep documents, open-transaction snapshots and file positions in one transaction; None deletes a key.
 
-        Of one id the highest version stays. `encoded` holds the documents' JSON in the same order,
+        Of one id the highest version stays; documents of `withdrawn` ids, and their pages, are deleted first, for
+        their transactions have another id now. `encoded` holds the documents' JSON in the same order,
         where the caller has it already. Raises StoreError; then nothing of this commit was kept.
         """
         payloads = [orjson.dumps(document) for document in documents] if encoded is None else encoded
         with failures(self._path, "write"), self._transaction():
+            if withdrawn:
+                self._withdraw(withdrawn)
             kept = self._newer(documents)
             self._replace(documents, payloads, kept)
             self._change("state", state_changes)
@@ -142,6 +146,14 @@ class SqliteStore:
                 versions[id_] = version
                 newer[id_] = (index, stored[id_][1] if id_ in stored else None)
         return newer
+
+    def _withdraw(self, ids: Sequence[str]) -> None:
+        rows = self._connection.execute(
+            "SELECT d.place FROM json_each(?) AS gone CROSS JOIN documents AS d"
+            " ON d.id = gone.value OR (d.id >= gone.value || '#' AND d.id < gone.value || '$')",
+            (orjson.dumps(ids),),
+        )
+        self._remove(sorted({place for (place,) in rows.fetchall()}))
 
     def _replace(
         self,

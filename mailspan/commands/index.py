@@ -1,0 +1,109 @@
+"""`mailspan index`: log files into the store that `search` reads.
+
+May be run again, on the same, grown or rotated files: each commit keeps documents, the snapshots of open transactions
+and the positions in the files together, so nothing is doubled and nothing lost, whenever a run ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from mailspan.commands.logs import (
+    EXIT_DONE,
+    EXIT_FILE_FAILED,
+    LineCounts,
+    add_log_arguments,
+    apply_results,
+    open_inputs,
+)
+from mailspan.errors import StoreError
+from reducer.assembler import Assembler
+from reducer.snapshot import SnapshotError
+from sink.sqlite import SqliteStore, open_for_writing
+from sink.sqlite_schema import path_of_store
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+    from mailspan.inputs import Inputs
+
+DESCRIPTION = "Log files into the store that search reads; may be run again without doubling or losing anything."
+
+_GARBAGE_THRESHOLD = 100_000  # nothing in the hot path makes reference cycles
+_COMMIT_LINES = 50_000
+_COMMIT_SECONDS = 5.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `index`."""
+    add_log_arguments(parser)
+    parser.add_argument(
+        "--store", metavar="URL", help="sqlite:///PATH (default: mailspan.db in the user's data folder)"
+    )
+    parser.add_argument("--stats", action="store_true", help="count the lines on stderr: applied, ignored, unparsed")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Index and print a summary; return 0, or 3 where a file could not be read to its end.
+
+    Blocks while another process writes to the store. Raises UsageError and StoreError.
+    """
+    gc.set_threshold(_GARBAGE_THRESHOLD)
+    path = path_of_store(args.store, os.environ)
+    counts = LineCounts()
+    with open_for_writing(path, on_wait=_say) as store:
+        assembler = _restore(store, path)
+        inputs = open_inputs(args, stored=store.load_inputs(), use_last_line=False)
+        written, withdrawn = _index(inputs, assembler, store, counts)
+    if args.stats:
+        for row in counts.table():
+            sys.stderr.write(row + "\n")
+    print(f"indexed {written:,} documents from {counts.lines:,} new lines into {path}")
+    if withdrawn:
+        print(f"{withdrawn:,} fragments were completed by these lines")
+    return EXIT_FILE_FAILED if inputs.faults else EXIT_DONE
+
+
+def _restore(store: SqliteStore, path: Path) -> Assembler:
+    assembler = Assembler(incremental=True)
+    try:
+        assembler.restore(store.load_state())
+    except SnapshotError as error:
+        raise StoreError(f"{path}: its open transactions cannot be read ({error}); index into a new store") from error
+    return assembler
+
+
+def _index(inputs: Inputs, assembler: Assembler, store: SqliteStore, counts: LineCounts) -> tuple[int, int]:
+    """Read all inputs, with a commit now and then; return the numbers of documents written and withdrawn."""
+    written = withdrawn = 0
+    committed_lines, committed_at = 0, time.monotonic()
+    with tqdm(total=inputs.packed_bytes, unit="B", unit_scale=True, disable=None, leave=False) as bar:
+        for batch in inputs.batches():
+            apply_results(batch.results, assembler.apply, counts)
+            bar.update(inputs.packed_bytes_done - bar.n)
+            now = time.monotonic()
+            if counts.lines - committed_lines >= _COMMIT_LINES or now - committed_at >= _COMMIT_SECONDS:
+                indexed, gone = _commit(inputs, assembler, store)
+                written, withdrawn = written + indexed, withdrawn + gone
+                committed_lines, committed_at = counts.lines, now
+    indexed, gone = _commit(inputs, assembler, store)
+    return written + indexed, withdrawn + gone
+
+
+def _commit(inputs: Inputs, assembler: Assembler, store: SqliteStore) -> tuple[int, int]:
+    """Keep all that came of the lines so far, and how far the files were read, in one transaction of the store."""
+    changes = assembler.changed()
+    state = assembler.snapshot_changes()
+    result = store.commit(changes.documents, state, inputs.position_changes(), withdrawn=changes.withdrawn)
+    return result.indexed, len(changes.withdrawn)
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"mailspan: {message}\n")
