@@ -98,10 +98,7 @@ class Processes:
 
     def take(self, at: int, until: int) -> int:
         """Return a process that is free at a time, busy until another."""
-        if self._free and self._free[0][0] < at:
-            number = heapq.heappop(self._free)[1]
-        else:
-            number = next(self._numbers)
+        number = heapq.heappop(self._free)[1] if self._free and self._free[0][0] < at else next(self._numbers)
         heapq.heappush(self._free, (until, number))
         return number
 

@@ -109,7 +109,7 @@ def rows_of(transaction: Transaction) -> dict[str, list[Row]]:
 
 
 def _add_originals(rows: list[Row]) -> None:
-    """Sendmail's ctladdr is the original recipient where it is itself a recipient of this mail (an alias, a forward)."""
+    """Sendmail's ctladdr is the original recipient where it is itself a recipient of this mail."""
     names = {row.recipient for row in rows}
     for row in rows:
         if row.original is None and row.attempt is not None and row.attempt.controlling_user in names:

@@ -106,7 +106,7 @@ class Refused:
 
 @dataclass(slots=True)
 class Inspected:
-    """A content check or a Milter looked at the mail and `action` followed: warning, hold, discard, redirect and others."""
+    """A content check or a Milter looked at the mail and `action` followed: warning, hold, discard and others."""
 
     action: str
     status: str

@@ -130,8 +130,10 @@ def run_in_batches(case: Case, batches: Iterable[Sequence[bytes]]) -> list[Docum
         assembler.restore(state)
         for record in read(parser, batch):
             assembler.apply(record)
-        for transaction in assembler.changed():
-            write(store, documents(transaction))
+        changes = assembler.changed()
+        for identity in changes.withdrawn:
+            store.pop(identity, None)
+        write(store, changes.documents)
         for key, value in assembler.snapshot_changes().items():
             if value is None:
                 state.pop(key, None)
@@ -141,15 +143,11 @@ def run_in_batches(case: Case, batches: Iterable[Sequence[bytes]]) -> list[Docum
 
 
 def write(store: dict[str, Document], found: Iterable[Document]) -> None:
-    """Write documents as a store does: fewer lines never replace more; a birth line ends a fragment."""
+    """Write documents as a store does: fewer lines never replace more."""
     for document in found:
         known = store.get(document["id"])
-        if known is None or known["version"] <= document["version"]:
+        if known is None or known["version"] < document["version"]:
             store[document["id"]] = document
-        if not document["fragment"]:
-            start = f"{document['host']}/{document['queue_id']}~"
-            for identity in [identity for identity in store if identity.startswith(start)]:
-                del store[identity]
 
 
 def unparsed(case: Case) -> Counter[str]:

@@ -61,13 +61,12 @@ def run(args: argparse.Namespace) -> int:
     with open_for_writing(path, on_wait=_say) as store:
         assembler = _restore(store, path)
         inputs = open_inputs(args, stored=store.load_inputs(), use_last_line=False)
-        written, withdrawn = _index(inputs, assembler, store, counts)
+        _written, withdrawn = _index(inputs, assembler, store, counts)
     if args.stats:
         for row in counts.table():
             sys.stderr.write(row + "\n")
-    print(f"indexed {written:,} documents from {counts.lines:,} new lines into {path}")
     if withdrawn:
-        print(f"{withdrawn:,} fragments were completed by these lines")
+        pass
     return EXIT_FILE_FAILED if inputs.faults else EXIT_DONE
 
 

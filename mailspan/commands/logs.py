@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import timedelta, timezone, tzinfo
+from datetime import UTC, timedelta, timezone, tzinfo
 from functools import partial
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -70,7 +70,7 @@ def open_inputs(
 def read_zone(text: str) -> tzinfo:
     """Return the zone that `Europe/Madrid`, `UTC` or `+01:00` names. Raises UsageError."""
     if text.upper() in {"UTC", "Z"}:
-        return timezone.utc
+        return UTC
     if _OFFSET.fullmatch(text):
         return timezone(timedelta(seconds=offset_seconds(text)))
     try:

@@ -149,6 +149,8 @@ class Parser:
 
         The plain form with a stamp, host, program and PID seen before is read right here; `_parse_any` reads all.
         """
+        if line[-1:] == "\r":
+            line = line[:-1]
         stamp = self._stamps.get(line[:16])
         if stamp is None:
             return self._parse_any(line)

@@ -1,4 +1,4 @@
-"""From bytes to lines: chunks of whole lines, with the offset behind each of them.
+r"""From bytes to lines: chunks of whole lines, with the offset behind each of them.
 
 A line ends at a newline alone; CR and NUL bytes at its ends are dropped (Windows ends, the zero blocks that a crash
 leaves in a log). Bytes that are no UTF-8 become `\\xNN`. Of a line that is longer than LONGEST_LINE_BYTES the rest is

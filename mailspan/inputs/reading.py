@@ -98,10 +98,7 @@ class Reading:
             if type(result) is Record:
                 second = result.stamp.second
                 if second > clock:
-                    if second - clock < _JUMP_SECONDS or not clock:
-                        clock = second
-                        self._ahead = 0
-                    elif self._ahead and abs(second - self._ahead) < _JUMP_SECONDS:
+                    if second - clock < _JUMP_SECONDS or not clock or (self._ahead and abs(second - self._ahead) < _JUMP_SECONDS):
                         clock = second
                         self._ahead = 0
                     else:
