@@ -192,9 +192,14 @@ class PostfixServer:
     def _attempt(self, tag: str, times: tuple[int, int, int], head: str, tail: str) -> None:
         born, at, end = times
         before, sending = (at - born) / SECOND, (end - at) / SECOND
-        delays = f"{before:.2g}/0.01/{sending / 3:.2g}/{sending * 2 / 3:.2g}"
-        self._add(end, tag, f"{head}, delay={before + sending:.2g}, delays={delays}, dsn={tail}")
+        delays = "/".join(map(_two_digits, (before, 0.01, sending / 3, sending * 2 / 3)))
+        self._add(end, tag, f"{head}, delay={_two_digits(before + sending)}, delays={delays}, dsn={tail}")
         self._truth.attempts += 1
         self._truth.sent += "status=sent" in tail
         self._truth.bounced += "status=bounced" in tail
         self._truth.deferrals += "status=deferred" in tail
+
+
+def _two_digits(seconds: float) -> str:
+    """Write a delay as Postfix does: two digits that count, nothing below a hundredth."""
+    return str(round(seconds)) if seconds >= 10 else f"{round(seconds, 2):.2g}"  # noqa: PLR2004 - two digits

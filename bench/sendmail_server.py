@@ -44,7 +44,8 @@ class SendmailServer:
             return
         recipients = self._world.some("remote", 12)
         born = self._world.after(at, 100)
-        head = f"{queue_id}: from=<{sender}>, size={self._random.randrange(600, 90_000)}, class=0, nrcpts={len(recipients)}"
+        size = self._random.randrange(600, 90_000)
+        head = f"{queue_id}: from=<{sender}>, size={size}, class=0, nrcpts={len(recipients)}"
         message_id = self._world.message_id(at, sender)
         self._add(born, process, f"{head}, msgid=<{message_id}>, proto=ESMTP, daemon=MTA-v4, relay={relay}")
         self._deliver(born, queue_id, sender, recipients)

@@ -81,7 +81,7 @@ class World:
 
     def some(self, make: str, most: int) -> list[str]:
         """Return one to `most` different addresses, mostly one, by the method called `make`."""
-        count = min(most, int(self.random.paretovariate(1.8)))
+        count = min(most, int(self.random.paretovariate(2.4)))
         return list(dict.fromkeys(getattr(self, make)() for _ in range(count)))
 
     def after(self, at: int, milliseconds: float) -> int:

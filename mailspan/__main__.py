@@ -84,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     top = _top_parser()
     called = top.parse_args(arguments)
+    if called.command is None:
+        top.error("a command is missing")
     command = next((each for each in COMMANDS if each.name == called.command), None)
     if command is None:
         names = ", ".join(each.name for each in COMMANDS)
@@ -113,7 +115,7 @@ def _top_parser() -> _ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"mailspan {__version__}")
     top.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG_HELP)
-    top.add_argument("command", metavar="COMMAND", help=argparse.SUPPRESS)
+    top.add_argument("command", metavar="COMMAND", nargs="?", help=argparse.SUPPRESS)
     top.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return top
 

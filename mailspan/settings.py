@@ -94,7 +94,7 @@ def _aliases(value: object) -> dict[str, str]:
     else:
         raise ValueError  # noqa: TRY004 - every wrong value is told in the same way
     for pair in pairs:
-        if not all(isinstance(host, str) and _HOST.fullmatch(host) for host in pair):
+        if not all(_HOST.fullmatch(str(host)) for host in pair):
             raise ValueError
     return {old.lower(): new.lower() for old, new in pairs}
 

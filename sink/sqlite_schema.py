@@ -54,8 +54,8 @@ _TABLES = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
-_WRITER_SETTINGS = "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 15625;"
-_PAGE_BYTES = 4096
+_WRITER_SETTINGS = "PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 4000;"
+_PAGE_BYTES = 16_384
 
 # What SQLite says (a part of it) and what to tell the user.
 _ADVICE = (

@@ -75,7 +75,7 @@ def test_foreign_lines_change_nothing(case: golden.Case) -> None:
 
 
 def is_foreign(document: dict[str, Any]) -> bool:
-    return document["host"] == "foreign.example.net" or document["queue_id"] == FOREIGN_QUEUE
+    return bool(document["host"] == "foreign.example.net" or document["queue_id"] == FOREIGN_QUEUE)
 
 
 def with_foreign_lines(case: golden.Case) -> Iterator[bytes]:

@@ -155,11 +155,11 @@ def apply_results(results: Sequence[Result], apply: Callable[[Record], str | Non
     """Apply the records among the results and count every one of them."""
     ignored = counts.ignored
     for result in results:
-        if type(result) is Record:
+        if isinstance(result, Record):
             reason = apply(result)
             if reason is not None:
                 ignored[reason] += 1
-        elif type(result) is Ignored:
+        elif isinstance(result, Ignored):
             ignored[result.reason] += 1
         else:
             counts.add_unparsed(result.program)

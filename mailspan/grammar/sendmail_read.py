@@ -77,7 +77,7 @@ _MILTER_STAGES = {
     "header": "end_of_data", "eoh": "end_of_data", "body": "end_of_data", "eom": "end_of_data",
 }  # fmt: skip
 _MILTER = re.compile(
-    rf"Milter: (?P<where>data|(?:to|from|helo|connect)=(?:<(?P<address>{INSIDE})>|[^,]*)[^,]*), "
+    rf"Milter: (?P<where>data|(?:to|from|helo|connect)=(?:<(?P<address>{INSIDE})>|(?!<)[^,]*+)[^,]*+), "
     r"(?P<action>reject|discard|tempfail)(?:=(?P<reply>.*))?",
     re.DOTALL,
 )

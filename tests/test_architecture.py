@@ -1,0 +1,104 @@
+"""Imports are walked: the core is pure, and imports point one way."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+COMMAND_LINE = {"mailspan/__main__.py", "mailspan/settings.py"}
+EDGES = ("mailspan/commands/", "mailspan/inputs/")
+PURE_STANDARD = {
+    "__future__", "ast", "bisect", "calendar", "collections", "dataclasses", "datetime", "enum", "functools", "hashlib",
+    "heapq", "ipaddress", "itertools", "re", "typing",
+}  # fmt: skip
+PURE_LIBRARIES = {"orjson"}
+CLOCKS = {("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"), ("date", "today"), ("time", "time")}
+MAY_IMPORT = {
+    "core": {"mailspan"},
+    "reducer": {"mailspan", "reducer"},
+    "sink": {"mailspan", "sink"},
+    "search": {"mailspan", "sink", "search"},
+}
+OURS = {"mailspan", "producers", "reducer", "sink", "search", "tests", "bench"}
+
+
+def part_of(path: str) -> str | None:
+    """Return which part of the project a file belongs to; None for the command line."""
+    if path in COMMAND_LINE or path.startswith(EDGES):
+        return None
+    top = path.partition("/")[0]
+    return "core" if top == "mailspan" else top
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Return the full names of all imported modules."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def faults(path: str, source: str) -> list[str]:
+    """Return what a file imports or calls against the rules."""
+    part = part_of(path)
+    if part is None:
+        return []
+    tree = ast.parse(source)
+    found = []
+    for name in sorted(imported(tree)):
+        top = name.partition(".")[0]
+        if top in OURS and top not in MAY_IMPORT[part]:
+            found.append(f"{path} imports {name}")
+        if part == "core" and name.startswith(("mailspan.commands", "mailspan.inputs", "mailspan.settings")):
+            found.append(f"{path} imports {name}")
+        if part in {"core", "reducer"} and top not in OURS | PURE_STANDARD | PURE_LIBRARIES:
+            allowed = path == "mailspan/terminal.py" and top == "os"
+            if not allowed:
+                found.append(f"{path} imports {name}")
+    if part in {"core", "reducer"}:
+        found += [
+            f"{path} reads a clock: {ast.unparse(node)}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and (node.value.id, node.attr) in CLOCKS
+        ]
+    return found
+
+
+FILES = sorted(
+    str(path.relative_to(ROOT)) for top in ("mailspan", "reducer", "sink", "search") for path in (ROOT / top).rglob("*.py")
+)
+
+
+def test_there_are_files_to_walk() -> None:
+    assert "mailspan/grammar/postfix.py" in FILES
+    assert "reducer/assembler.py" in FILES
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_imports_point_one_way(path: str) -> None:
+    assert faults(path, (ROOT / path).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("mailspan/document.py", "import socket"),
+        ("mailspan/document.py", "from reducer.assembler import Assembler"),
+        ("mailspan/grammar/postfix.py", "from mailspan.inputs import Inputs"),
+        ("reducer/assembler.py", "import time"),
+        ("reducer/assembler.py", "from datetime import datetime\nx = datetime.now()"),
+        ("reducer/assembler.py", "from confluent_kafka import Consumer"),
+        ("sink/sqlite.py", "import search.query"),
+        ("search/query.py", "import reducer"),
+    ],
+)
+def test_a_planted_fault_is_found(path: str, source: str) -> None:
+    assert faults(path, source)

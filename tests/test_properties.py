@@ -1,0 +1,189 @@
+"""Properties: any bytes parse, and the documents are a function of the host's lines alone."""
+
+from __future__ import annotations
+
+import lzma
+import random
+import time
+from datetime import UTC
+from functools import cache
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mailspan.document import documents
+from mailspan.event_time import TimeSettings
+from mailspan.grammar import Parser
+from mailspan.record import Ignored, Record, Unparsed
+from reducer.assembler import Assembler
+
+CORPUS = Path(__file__).parent / "corpus"
+LOGS = ("edge1.mail.log", "edge2.mail.log", "relay.mail.log")
+LINE_SECONDS = 0.05
+EXAMPLES = settings(max_examples=200, deadline=None, derandomize=True)
+FEW = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+def settings_of_time() -> TimeSettings:
+    return TimeSettings(reference=1795500000, year=2026, zone=UTC)
+
+
+@cache
+def lines_of(name: str) -> tuple[str, ...]:
+    path = CORPUS / name
+    raw = path.read_bytes() if path.exists() else lzma.decompress((CORPUS / f"{name}.xz").read_bytes())
+    return tuple(raw.decode("utf-8", "backslashreplace").splitlines())
+
+
+@cache
+def records_of(name: str) -> tuple[Record, ...]:
+    parser = Parser(settings_of_time(), "here")
+    return tuple(result for result in map(parser.parse, lines_of(name)) if isinstance(result, Record))
+
+
+def assemble(records: list[Record] | tuple[Record, ...]) -> dict[str, bytes]:
+    """Return the encoded documents by id, of one pass."""
+    assembler = Assembler()
+    for record in records:
+        assembler.apply(record)
+    found = [*assembler.forgotten(), *assembler.remaining()]
+    return {page["id"]: orjson.dumps(page) for each in found for page in documents(each)}
+
+
+def assemble_in_parts(records: tuple[Record, ...], cuts: list[int]) -> dict[str, bytes]:
+    """Return what a store holds after as many runs as there are parts, each from the stored state alone."""
+    state: dict[str, bytes] = {}
+    store: dict[str, tuple[int, bytes]] = {}
+    for start, end in zip([0, *cuts], [*cuts, len(records)], strict=True):
+        assembler = Assembler(incremental=True)
+        assembler.restore(state)
+        for record in records[start:end]:
+            assembler.apply(record)
+        changes = assembler.changed()
+        for identity in changes.withdrawn:
+            store.pop(identity, None)
+        for page in changes.documents:
+            if store.get(page["id"], (0, b""))[0] < page["version"]:
+                store[page["id"]] = (page["version"], orjson.dumps(page))
+        for key, value in assembler.snapshot_changes().items():
+            if value is None:
+                state.pop(key, None)
+            else:
+                state[key] = value
+    return {identity: encoded for identity, (_, encoded) in store.items()}
+
+
+@EXAMPLES
+@given(st.binary(max_size=400))
+def test_any_bytes_parse(raw: bytes) -> None:
+    result = Parser(settings_of_time(), "here").parse(raw.decode("utf-8", "backslashreplace"))
+    assert isinstance(result, (Record, Ignored, Unparsed))
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> str:
+    line = draw(st.sampled_from(lines_of(draw(st.sampled_from(LOGS)))))
+    for _ in range(draw(st.integers(1, 4))):
+        at, size = draw(st.integers(0, len(line))), draw(st.integers(0, 30))
+        inserted = draw(st.one_of(st.text(max_size=12), st.sampled_from(('"', "<", ">, ", "; from=<", ", stat=", "\\"))))
+        line = line[:at] + inserted + line[at + size :]
+    return line
+
+
+@EXAMPLES
+@given(st.lists(mutated(), min_size=1, max_size=12))
+def test_mutated_lines_give_documents_in_valid_utf8(lines: list[str]) -> None:
+    parser = Parser(settings_of_time(), "here")
+    encodable = [line.encode("utf-8", "backslashreplace").decode() for line in lines]
+    results = [parser.parse(line) for line in encodable]
+    for encoded in assemble([each for each in results if isinstance(each, Record)]).values():
+        assert encoded.decode("utf-8")
+
+
+@pytest.mark.parametrize("name", LOGS)
+@FEW
+@given(st.integers(0, 2**32))
+def test_duplicated_lines_change_nothing(name: str, seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311  reproducible
+    records = records_of(name)
+    doubled: list[Record] = []
+    for at, record in enumerate(records):
+        doubled.append(record)
+        again = records[max(0, at - chance.randrange(20))]
+        if record.stamp.second - again.stamp.second < 30:
+            doubled.append(again)
+    assert len(doubled) > len(records)
+    assert assemble(doubled) == assemble(records)
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_foreign_lines_change_nothing(name: str) -> None:
+    own = records_of(name)
+    foreign = [
+        Record(each.stamp, "elsewhere", each.program, each.pid, each.mta, each.queue_id, each.text, each.event)
+        for each in own
+    ]
+    mixed = [record for pair in zip(own, foreign, strict=True) for record in pair]
+    found = assemble(mixed)
+    assert {key: value for key, value in found.items() if not key.startswith("elsewhere/")} == assemble(own)
+    assert len(found) == 2 * len(assemble(own))
+
+
+@pytest.mark.parametrize("name", LOGS)
+@FEW
+@given(st.integers(0, 2**32))
+def test_any_batch_split_gives_equal_documents(name: str, seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311  reproducible
+    records = records_of(name)
+    cuts = sorted(chance.sample(range(1, len(records)), chance.randrange(1, 12)))
+    assert assemble_in_parts(records, cuts) == assemble(records)
+
+
+@pytest.mark.parametrize("name", LOGS)
+@FEW
+@given(st.integers(0, 2**32))
+def test_lines_of_one_second_may_come_in_another_order(name: str, seed: int) -> None:
+    """Those of one queue ID keep theirs, so whole queue IDs change places within a second."""
+    chance = random.Random(seed)  # noqa: S311  reproducible
+    by_second: dict[int, dict[str, list[Record]]] = {}
+    for record in records_of(name):
+        by_second.setdefault(record.stamp.second, {}).setdefault(record.queue_id or record.pid, []).append(record)
+    shuffled: list[Record] = []
+    for second in sorted(by_second):
+        queues = list(by_second[second].values())
+        chance.shuffle(queues)
+        shuffled += [record for queue in queues for record in queue]
+    assert assemble(shuffled) == assemble(sorted(records_of(name), key=lambda record: record.stamp.second))
+
+
+HOSTILE = [
+    "postfix/smtpd[1]: B6D781149FE: reject: RCPT from a[192.0.2.1]: 550 5.1.1 {}",
+    "postfix/cleanup[1]: B6D781149FE: warning: header Subject: {}",
+    "postfix/smtp[1]: B6D781149FE: to=<{}>, relay=none",
+    "postfix/qmgr[1]: B6D781149FE: from=<{}",
+    "postfix/smtp[1]: B6D781149FE: to=<a@example.com>, relay=none, delay=1, status=sent ({}",
+    "sm-mta[1]: 6AN7t8iX000022: to={}, delay=00:00:01",
+    "sm-mta[1]: 6AN7t8iX000022: to=<a@example.com>, delay=00:00:01, dsn=5.0.0, reply={}",
+    "sm-mta[1]: 6AN7t8iX000022: from={}, size=1",
+    "sm-mta[1]: 6AN7t8iX000022: from=<a@example.com>, size=1, class=0, nrcpts=1, msgid={}",
+    "sm-mta[1]: ruleset=check_rcpt, arg1={}",
+    "sm-mta[1]: 6AN7t8iX000022: {}... User unknown",
+    "sm-mta[1]: 6AN7t8iX000022: Milter: to={}",
+]
+PIECES = [";", '"', "<", ">", "\\", ", stat=", "; from=<", ' "', "a,", '<"', '\\"', "(", ", relay=", "]", "\\303", "#0"]
+
+
+@pytest.mark.parametrize("shape", HOSTILE)
+@pytest.mark.parametrize("piece", PIECES)
+def test_no_line_is_slow(shape: str, piece: str) -> None:
+    line = "Nov 23 07:55:08 mx1 " + shape.format(piece * (65000 // len(piece)))
+    parser = Parser(settings_of_time(), "here")
+    best = LINE_SECONDS * 2
+    for _ in range(3):  # the least: other programs use the machine, too
+        begin = time.process_time()
+        parser.parse(line)
+        best = min(best, time.process_time() - begin)
+    assert best < LINE_SECONDS
