@@ -161,9 +161,9 @@ class SqliteStore:
         payloads: Sequence[bytes],
         kept: Mapping[str, tuple[int, int | None]],
     ) -> None:
-        self._remove(sorted(place for _, place in kept.values() if place is not None))
-        places = _Places(self._connection)
+        places = _Places(self._connection)  # while the old rows still hold theirs: no new one may take them
         rows = [_row(documents[index], payloads[index], places, old) for index, old in kept.values()]
+        self._remove(sorted(place for _, place in kept.values() if place is not None))
         rows.sort()  # FTS5 keeps one batch in memory while places rise
         self._connection.executemany(
             "INSERT INTO documents(place, id, version, updated, subject, document) VALUES (?, ?, ?, ?, ?, ?)",

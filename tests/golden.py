@@ -60,9 +60,7 @@ class Case:
         """Return a parser with the case's options."""
         year, zone = self.options.get("year"), self.options.get("zone", "UTC")
         reference = datetime.fromisoformat(self.options.get("reference", REFERENCE))
-        settings = TimeSettings(
-            int(reference.timestamp()), year=int(year) if year else None, zone=ZoneInfo(zone)
-        )
+        settings = TimeSettings(int(reference.timestamp()), year=int(year) if year else None, zone=ZoneInfo(zone))
         return Parser(settings, self.options.get("host", "mx1"))
 
 
@@ -189,9 +187,7 @@ def shown(found: Iterable[Document]) -> str:
 
 
 def _show(document: Document) -> str:
-    fields = [
-        f'"{name}": {_show_rows(value) if name == "to" else _compact(value)}' for name, value in document.items()
-    ]
+    fields = [f'"{name}": {_show_rows(value) if name == "to" else _compact(value)}' for name, value in document.items()]
     return "\n {\n  " + ",\n  ".join(fields) + "\n }"
 
 

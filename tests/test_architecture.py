@@ -73,7 +73,9 @@ def faults(path: str, source: str) -> list[str]:
 
 
 FILES = sorted(
-    str(path.relative_to(ROOT)) for top in ("mailspan", "reducer", "sink", "search") for path in (ROOT / top).rglob("*.py")
+    str(path.relative_to(ROOT))
+    for top in ("mailspan", "reducer", "sink", "search")
+    for path in (ROOT / top).rglob("*.py")
 )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mailspan.event_time import TimeSettings
 from mailspan.grammar import KINDS, Parser
-from mailspan.grammar.kind import LineKind
 from mailspan.record import Ignored, Record
+
+if TYPE_CHECKING:
+    from mailspan.grammar.kind import LineKind
 
 PROGRAMS = {"postfix": "smtp", "sendmail": "sm-mta"}
 PREFIXES = {"postfix": "postfix/", "sendmail": ""}

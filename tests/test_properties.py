@@ -88,7 +88,9 @@ def mutated(draw: st.DrawFn) -> str:
     line = draw(st.sampled_from(lines_of(draw(st.sampled_from(LOGS)))))
     for _ in range(draw(st.integers(1, 4))):
         at, size = draw(st.integers(0, len(line))), draw(st.integers(0, 30))
-        inserted = draw(st.one_of(st.text(max_size=12), st.sampled_from(('"', "<", ">, ", "; from=<", ", stat=", "\\"))))
+        inserted = draw(
+            st.one_of(st.text(max_size=12), st.sampled_from(('"', "<", ">, ", "; from=<", ", stat=", "\\")))
+        )
         line = line[:at] + inserted + line[at + size :]
     return line
 

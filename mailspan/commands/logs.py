@@ -62,9 +62,7 @@ def open_inputs(
         default_host=args.log_host or socket.gethostname(),
         host_aliases=dict(args.settings.host_aliases),
     )
-    return Inputs(
-        args.files, settings, report=_say, note=_say_note, stored=stored, use_last_line=use_last_line
-    )
+    return Inputs(args.files, settings, report=_say, note=_say_note, stored=stored, use_last_line=use_last_line)
 
 
 def read_zone(text: str) -> tzinfo:

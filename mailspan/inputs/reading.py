@@ -40,7 +40,12 @@ class Reading:
     """Reads one input. `results` holds what was parsed; `take` hands it out."""
 
     def __init__(
-        self, source: Input, *, use_last_line: bool, report: Callable[[str, str], None], note: Callable[[str, str], None]
+        self,
+        source: Input,
+        *,
+        use_last_line: bool,
+        report: Callable[[str, str], None],
+        note: Callable[[str, str], None],
     ) -> None:
         self.rank = source.rank
         self.results: list[Result] = []
@@ -98,7 +103,11 @@ class Reading:
             if type(result) is Record:
                 second = result.stamp.second
                 if second > clock:
-                    if second - clock < _JUMP_SECONDS or not clock or (self._ahead and abs(second - self._ahead) < _JUMP_SECONDS):
+                    if (
+                        second - clock < _JUMP_SECONDS
+                        or not clock
+                        or (self._ahead and abs(second - self._ahead) < _JUMP_SECONDS)
+                    ):
                         clock = second
                         self._ahead = 0
                     else:
@@ -213,4 +222,3 @@ class Reading:
         else:
             self._reader = LineReader(self._stream, offset, head[offset:])
         return True
-
