@@ -65,3 +65,16 @@ def test_one_digit_days(day: str) -> None:
     result = Parser(SETTINGS, "here").parse(f"{day}07:55:08 mx1 postfix/qmgr[9]: B6D781149FE: removed")
     assert isinstance(result, Record), result
     assert result.stamp.second == int(datetime(2026, 11, 3, 7, 55, 8, tzinfo=UTC).timestamp())
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("2026-11-23 07:55:08 1xVOtK-00001g-0v <= a@example.com H=b [192.0.2.1] P=esmtp S=1", "exim not supported"),
+        ("2026-11-23T07:55:08Z osm smtpd[1]: f3146bea smtp message msgid=f3146bea", "opensmtpd not supported"),
+        ("Nov 23 07:55:08 edge2 su[1]: (to root) root on none", "foreign program"),
+        ("Nov 23 07:55:08 edge2 last message repeated 3 times", "repeated"),
+    ],
+)
+def test_what_is_not_read_says_why(line: str, reason: str) -> None:
+    assert Parser(SETTINGS, "here").parse(line) == Ignored(reason)

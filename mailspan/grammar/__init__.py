@@ -40,6 +40,9 @@ _LOST = re.compile(
 )
 _LOGGERS = frozenset({"rsyslogd", "syslog-ng", "systemd-journald", "journal", "syslogd"})
 _UNSUPPORTED = {"exim": "exim", "exim4": "exim", "smtpd": "opensmtpd", "opensmtpd": "opensmtpd"}
+# Exim's own log files have neither host nor program: `2026-11-23 07:55:08 1xVOtK-00001g-0v <= …`.
+_EXIM_OWN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)? (?:[+-][0-9]{4} )?")
+_EXIM = Ignored("exim not supported")
 _LEVELS = ("warning: ", "error: ", "fatal: ", "panic: ")
 
 
@@ -188,6 +191,8 @@ class Parser:
             return _EMPTY
         header = syslog.split(line)
         if isinstance(header, str):
+            if _EXIM_OWN.match(line):
+                return _EXIM
             return _REPEATED if header == "repeated" else Unparsed("", header)
         host = self._host(header.host)
         if header.program in _LOGGERS and _LOST.search(header.message):
