@@ -12,6 +12,8 @@ from functools import lru_cache
 
 from mailspan.event import Client
 
+MAX_REMEMBERED = 16384  # clients, hosts and IPs kept at hand: names in logs are hostile, so bounded
+
 # The inside of <…>: quoted strings as wholes (RFC 5321 Quoted-string), so that a ">" in quotes does not end it.
 QUOTED = r'"(?:[^"\\]|\\.)*+"'
 INSIDE = rf'(?:[^">\\]|\\.|{QUOTED})*+'
@@ -20,6 +22,9 @@ _ANGLE = re.compile(rf"<({INSIDE})>")
 _ESCAPES = re.compile(r"(?:\\[0-3][0-7]{2}|\\M[-^].|#[0-3][0-7]{2})+")
 _ESCAPE = re.compile(r"\\([0-3][0-7]{2})|\\M([-^])(.)|#([0-3][0-7]{2})")
 _HOST = re.compile(r"(?P<name>[^\[\]]*)\[(?P<ip>[^\[\]]*)\](?::(?P<port>\d{1,5}))?")
+_IPV4_BYTE = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"{_IPV4_BYTE}(?:\.{_IPV4_BYTE}){{3}}", re.ASCII)
+_USUAL_CLIENT = re.compile(rf"([0-9A-Za-z.-]{{1,255}}) ?\[({_IPV4.pattern})\]", re.ASCII)
 _UNKNOWN = frozenset({"", "unknown", "unverified"})
 
 
@@ -72,9 +77,11 @@ def clean_address(address: str) -> str:
     return unbracket(address)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=MAX_REMEMBERED)
 def canonical_ip(text: str) -> str | None:
     """Return the RFC 5952 form without `IPv6:`, `::ffff:` kept as logged; None if it is no IP address."""
+    if _IPV4.fullmatch(text):
+        return text
     bare = text[5:] if text[:5].lower() == "ipv6:" else text
     try:
         return str(ipaddress.ip_address(bare))
@@ -82,7 +89,7 @@ def canonical_ip(text: str) -> str | None:
         return None
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=MAX_REMEMBERED)
 def read_host(text: str) -> tuple[str | None, str | None, int | None]:
     """Read `name[ip]:port` (Postfix) or `name [ip]` (Sendmail); a name that is absent or unknown is None."""
     match = _HOST.match(text)
@@ -94,9 +101,12 @@ def read_host(text: str) -> tuple[str | None, str | None, int | None]:
     return (None if name.lower() in _UNKNOWN else name), canonical_ip(match["ip"]), port
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=MAX_REMEMBERED)
 def read_client(text: str) -> Client:
     """Read who connected: `name[ip]`, `name [ip]`, `[ip]`, with ` (may be forged)` behind it or not."""
+    usual = _USUAL_CLIENT.fullmatch(text)
+    if usual is not None and usual[1].lower() not in _UNKNOWN:
+        return Client(f"{usual[1]} [{usual[2]}]", usual[1], usual[2])
     forged = "(may be forged)" in text
     match = _HOST.match(text)
     name, ip, _ = read_host(text)
@@ -107,7 +117,7 @@ def read_client(text: str) -> Client:
     return Client(shown, name, ip, forged=True if forged else None)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=MAX_REMEMBERED)
 def relay_name(text: str) -> str:
     """Return a relay's host in the document's form: lower case, no final dot, no outer `[]`."""
     name = text.strip()

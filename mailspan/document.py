@@ -280,15 +280,15 @@ def _identity(transaction: Transaction, birth: Stamp | None, known: int | None) 
     elif known is None and transaction.mta != "sendmail":
         identity += f"/{birth.second}"
     if len(identity) > MAX_ID_CHARACTERS - 8:
-        identity = f"{identity[: MAX_ID_CHARACTERS - 40]}…{digest((0, identity))}"
+        identity = f"{identity[: MAX_ID_CHARACTERS - 40]}…{digest((0, identity)).hex()}"
     return identity
 
 
 def _first_line(transaction: Transaction) -> str:
     """Return the digest of the earliest line."""
     lines = transaction.lines
-    digests = {key if isinstance(key, str) else digest(key): stamp for key, stamp in lines.items()}
-    return min(digests, key=lambda key: (digests[key].second, key))
+    digests = {key if isinstance(key, bytes) else digest(key): stamp for key, stamp in lines.items()}
+    return min(digests, key=lambda key: (digests[key].second, key)).hex()
 
 
 def _outcome(transaction: Transaction, by_recipient: dict[str, list[Row]]) -> str:

@@ -3,16 +3,15 @@
 Each grammar reads its MTA's lines into these events; the assembler knows events only. A field that the log did not
 state is None. Addresses, clients and relays are already in the forms of the document contract.
 
-Slotted, not frozen, for speed; by convention never changed after the grammar made them.
+Structs of msgspec, for speed (docs/adr/0005); by convention never changed after the grammar made them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 
-@dataclass(slots=True)
-class Client:
+class Client(Struct, gc=False, omit_defaults=True):
     """Who handed us the mail: `text` is `name [ip]`, `[ip]`, `uid=N`, `user@localhost` or `local`."""
 
     text: str
@@ -21,8 +20,7 @@ class Client:
     forged: bool | None = None
 
 
-@dataclass(slots=True)
-class Received:
+class Received(Struct, gc=False, omit_defaults=True):
     """A birth line: the mail was accepted from a client. MTAs differ in how much of it that line says."""
 
     client: Client | None = None
@@ -38,16 +36,14 @@ class Received:
     truncated: bool = False  # the MTA cut a value of this line
 
 
-@dataclass(slots=True)
-class Identified:
+class Identified(Struct, gc=False):
     """The Message-ID of the mail; `resent` for resent-message-id, used only where there is no other."""
 
     message_id: str
     resent: bool = False
 
 
-@dataclass(slots=True)
-class Queued:
+class Queued(Struct, gc=False):
     """The queue manager took the mail into its active queue: envelope sender, size, the MTA's recipient count."""
 
     sender: str
@@ -55,8 +51,7 @@ class Queued:
     recipient_count: int | None
 
 
-@dataclass(slots=True)
-class Attempted:
+class Attempted(Struct, gc=False, omit_defaults=True):
     """One attempt to deliver to one or more recipients, with one answer for all of them.
 
     `pending` is true for a queued notice that is no attempt. `delays` are before_queue, in_queue, connection,
@@ -83,8 +78,7 @@ class Attempted:
     ambiguous: bool = False
 
 
-@dataclass(slots=True)
-class Refused:
+class Refused(Struct, gc=False, omit_defaults=True):
     """The server said no: to one recipient, to the sender, or (`whole`) to the message.
 
     `stage` is one of connect, helo, auth, mail, rcpt, data, end_of_data.
@@ -104,8 +98,7 @@ class Refused:
     subject: str | None = None
 
 
-@dataclass(slots=True)
-class Inspected:
+class Inspected(Struct, gc=False, omit_defaults=True):
     """A content check or a Milter looked at the mail and `action` followed: warning, hold, discard and others."""
 
     action: str
@@ -117,34 +110,29 @@ class Inspected:
     subject: str | None = None
 
 
-@dataclass(slots=True)
-class Expired:
+class Expired(Struct, gc=False):
     """The MTA gave up: every recipient that is still deferred is expired."""
 
     status: str
 
 
-@dataclass(slots=True)
-class Closed:
+class Closed(Struct, gc=False):
     """A closing line; `by` is a `closed_by` value of the document."""
 
     by: str
 
 
-@dataclass(slots=True)
-class Held:
+class Held(Struct, gc=False):
     """An administrator or a rule put the mail on hold."""
 
     status: str
 
 
-@dataclass(slots=True)
-class Released:
+class Released(Struct, gc=False):
     """The mail was released from hold."""
 
 
-@dataclass(slots=True)
-class Notified:
+class Notified(Struct, gc=False):
     """The MTA made a new mail about this one; `kind` is the link kind: bounce, delay_notice or receipt.
 
     `expires` is true where the notice is the only line that says that the deferred recipients are given up.
@@ -156,23 +144,20 @@ class Notified:
     status: str = ""
 
 
-@dataclass(slots=True)
-class Cloned:
+class Cloned(Struct, gc=False):
     """Some recipients moved to a new queue ID (an alias with an owner)."""
 
     child: str
     owner: str | None
 
 
-@dataclass(slots=True)
-class Aborted:
+class Aborted(Struct, gc=False):
     """The client went away, or took its mail back, before it was accepted."""
 
     status: str
 
 
-@dataclass(slots=True)
-class Named:
+class Named(Struct, gc=False):
     """A user name that the client stated and the MTA wrote down (an authentication warning, a helo)."""
 
     helo: str | None = None
@@ -180,8 +165,7 @@ class Named:
     tls: str | None = None
 
 
-@dataclass(slots=True)
-class Linked:
+class Linked(Struct, gc=False):
     """A line without a transaction of its own says where a mail went (a proxy's answer)."""
 
     next_queue_id: str
@@ -189,23 +173,20 @@ class Linked:
     recipient: str | None = None
 
 
-@dataclass(slots=True)
-class Connected:
-    """A client connected to a process; its session begins."""
+class Connected(Struct, gc=False):
+    """A client connected to a process; its session begins. `peer` is the client as logged: few sessions need more."""
 
-    client: Client
+    peer: str
+    client: Client | None = None  # where `peer` is not what address.read_client reads
 
 
-@dataclass(slots=True)
-class Disconnected:
-    """A session of a process ended."""
+class Disconnected(Struct, gc=False):
+    """A session ended, or was lost after some command."""
 
-    client: Client | None
     lost_after: str | None = None
 
 
-@dataclass(slots=True)
-class Secured:
+class Secured(Struct, gc=False):
     """TLS was set up on a connection: with our client (`incoming`) or with our relay."""
 
     incoming: bool
@@ -214,23 +195,20 @@ class Secured:
     peer_ip: str | None = None
 
 
-@dataclass(slots=True)
-class Authenticated:
+class Authenticated(Struct, gc=False):
     """A client logged in on this connection."""
 
     user: str | None
     client: Client | None = None
 
 
-@dataclass(slots=True)
-class Gap:
+class Gap(Struct, gc=False):
     """The logger says that it lost or suppressed lines of this host."""
 
     status: str
 
 
-@dataclass(slots=True)
-class Remarked:
+class Remarked(Struct, gc=False):
     """A line about a transaction that changes nothing of its document; `reason` says which kind."""
 
     reason: str = "remark"

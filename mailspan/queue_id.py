@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import calendar
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _BASE_60 = {c: i for i, c in enumerate("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx")}
 _BASE_52 = {c: i for i, c in enumerate("0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz")}
@@ -26,6 +30,26 @@ _SENDMAIL = re.compile(SENDMAIL)
 _SENDMAIL_TIMED = re.compile(r"[0-9A-Za-x]{7,8}[0-9]{5,10}")
 
 _FIRST_YEAR = 1990  # the base-60 year digit repeats after 60 years: read as 1990 to 2049
+
+
+_MAX_KNOWN = 65536
+
+
+class IdForm(dict[str, bool]):
+    """Whether a text has the form of one MTA's queue IDs: `form[text]`. The last ones asked for are remembered."""
+
+    def __init__(self, pattern: str) -> None:
+        super().__init__()
+        self._fits: Callable[[str], object] = re.compile(pattern).fullmatch
+
+    def __missing__(self, text: str) -> bool:
+        """Look at a text that is not remembered; of others than IDs (any text may come) nothing is kept."""
+        if self._fits(text) is None:
+            return False
+        if len(self) >= _MAX_KNOWN:
+            self.clear()
+        self[text] = True
+        return True
 
 
 def is_postfix(text: str) -> bool:

@@ -2,35 +2,41 @@
 
 Pure state: the facts of the lines, each kept with the key of its line, so that a finer stamp of the same line (a second
 copy of the log) can still sharpen its time. What the facts mean together is worked out in document.py; how lines change
-a transaction stands in reducer/effects.py. The class is an open one with defaults on the class, not a dataclass: one is
-made per mail and most of its fields stay at their default.
+a transaction stands in reducer/effects.py. It is a struct that encodes itself: reducer/snapshot.py stores it as it is.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from mailspan.event import Attempted, Inspected, Received, Refused
-    from mailspan.record import Stamp
+from msgspec import Struct
 
-LineKey = tuple[int, str] | str
-"""What makes two lines of one queue ID the same: event second and text from the queue ID on, or their digest."""
+from mailspan.event import Attempted, Inspected, Received, Refused
+from mailspan.record import Stamp
 
-
-def digest(key: tuple[int, str]) -> str:
-    """Return 16 hex digits that stand for a line in document ids and in snapshots."""
-    return hashlib.blake2b(f"{key[0]} {key[1]}".encode(), digest_size=8).hexdigest()
+LineKey = tuple[int, str] | bytes
+"""What makes two lines of one queue ID the same: event second and the text behind the ID, or their digest."""
 
 
-class Transaction:
+def digest(key: tuple[int, str]) -> bytes:
+    """Return the 8 bytes that stand for a line in snapshots and, in hexadecimal, in document ids."""
+    return hashlib.blake2b(f"{key[0]} {key[1]}".encode(), digest_size=8).digest()
+
+
+class Transaction(Struct, omit_defaults=True):
     """The facts about one incarnation of one queue ID on one host.
 
     `lines` has every distinct line in the order of arrival; `births` the keys of its birth lines; `touched` and
     `closed_at` are the host's event clock (seconds) at the last line and at the closing line.
     """
 
+    host: str
+    queue_id: str
+    mta: str
+    touched: int
+    lines: dict[LineKey, Stamp] = {}
+    births: list[LineKey] = []
+    attempts: list[tuple[LineKey, Attempted]] = []
     received: Received | None = None
     sender: str | None = None  # qmgr's, or Sendmail's, or Exim's own word
     claimed_sender: str | None = None  # pickup's, a refusal's: until a better one comes
@@ -38,18 +44,17 @@ class Transaction:
     recipient_count: int | None = None
     message_id: str | None = None
     resent_message_id: str | None = None
-    queued = False
-    attempts: list[tuple[LineKey, Attempted]]
+    queued: bool = False
     refusals: list[tuple[LineKey, Refused]] | None = None
     inspections: list[tuple[LineKey, Inspected]] | None = None
     expiries: list[tuple[LineKey, str]] | None = None
     links: list[tuple[str, str, str | None]] | None = None
-    held = False
-    aborted = False
-    child = False  # made by the MTA itself: a bounce or another notice
-    discarded = False
-    truncated = False
-    tail_missing = False
+    held: bool = False
+    aborted: bool = False
+    child: bool = False  # made by the MTA itself: a bounce or another notice
+    discarded: bool = False
+    truncated: bool = False
+    tail_missing: bool = False
     subject: str | None = None
     helo: str | None = None
     protocol: str | None = None
@@ -57,20 +62,11 @@ class Transaction:
     tls: str | None = None
     closed_by: str | None = None
     closed_at: int | None = None
-    skipped_count = 0
-    earlier: Transaction | None = None  # the incarnation before, while it lingers
-    changed = False
+    skipped_count: int = 0
     written_id: str | None = None  # the id of the document that was last handed out for writing
-    packed = False  # restored from a snapshot: its lines are known by their digests
-
-    def __init__(self, host: str, queue_id: str, mta: str, touched: int) -> None:
-        self.host = host
-        self.queue_id = queue_id
-        self.mta = mta
-        self.lines: dict[LineKey, Stamp] = {}
-        self.births: list[LineKey] = []
-        self.attempts = []
-        self.touched = touched
+    earlier: Transaction | None = None  # the incarnation before, while it lingers
+    packed: bool = False  # restored from a snapshot: its lines are known by their digests
+    changed: bool = False  # since it was last handed out for writing
 
     def key_of(self, line: tuple[int, str]) -> LineKey:
         """Return the key under which this transaction knows a line."""

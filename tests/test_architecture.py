@@ -14,7 +14,7 @@ PURE_STANDARD = {
     "__future__", "ast", "bisect", "calendar", "collections", "dataclasses", "datetime", "enum", "functools", "hashlib",
     "heapq", "ipaddress", "itertools", "re", "typing",
 }  # fmt: skip
-PURE_LIBRARIES = {"orjson"}
+PURE_LIBRARIES = {"msgspec", "orjson"}
 CLOCKS = {("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"), ("date", "today"), ("time", "time")}
 MAY_IMPORT = {
     "core": {"mailspan"},

@@ -13,11 +13,12 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from mailspan.document import documents
 from mailspan.event_time import TimeSettings
 from mailspan.grammar import Parser
-from mailspan.record import Ignored, Record, Unparsed
+from mailspan.record import Ignored, Record, Source, Unparsed
 from reducer.assembler import Assembler
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -125,8 +126,7 @@ def test_duplicated_lines_change_nothing(name: str, seed: int) -> None:
 def test_foreign_lines_change_nothing(name: str) -> None:
     own = records_of(name)
     foreign = [
-        Record(each.stamp, "elsewhere", each.program, each.pid, each.mta, each.queue_id, each.text, each.event)
-        for each in own
+        replace(each, source=Source("elsewhere", each.program, each.pid, each.mta, each.source.process)) for each in own
     ]
     mixed = [record for pair in zip(own, foreign, strict=True) for record in pair]
     found = assemble(mixed)

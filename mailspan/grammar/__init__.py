@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from mailspan import queue_id as ids
 from mailspan.event import Gap, Linked, Refused, Remarked
-from mailspan.event_time import Calendar, TimeSettings
+from mailspan.event_time import Calendar, TimeSettings, read_timestamp
 from mailspan.grammar import postfix, sendmail, syslog
-from mailspan.record import Ignored, Record, Stamp, Unparsed
+from mailspan.record import Ignored, Record, Source, Stamp, Unparsed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from datetime import tzinfo
 
     from mailspan.event import Event
@@ -31,6 +31,11 @@ REVISION = 1
 MAX_LINE_CHARACTERS = 65536
 MAX_NAMES = 8192  # hosts, programs and PIDs kept at hand: names in logs are hostile, so bounded
 
+MAX_SECONDS = 64  # stamps kept at hand: only the last ones, for one without a year may come back a year later
+
+_FINE = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:?[0-9]{2})"
+)
 _FOREIGN = Ignored("foreign program")
 _REPEATED = Ignored("repeated")
 _EMPTY = Ignored("empty line")
@@ -47,11 +52,11 @@ _LEVELS = ("warning: ", "error: ", "fatal: ", "panic: ")
 
 
 class _Program:
-    """What a syslog name means: its MTA, its last part, and the rules that read its messages."""
+    """What a syslog name means: its MTA, its last part, the form of its IDs, and the rules that read its messages."""
 
     __slots__ = ("is_id", "mta", "name", "queued", "unqueued")
 
-    def __init__(self, mta: str, name: str, queued: Rules, unqueued: Rules, is_id: Callable[[str], object]) -> None:
+    def __init__(self, mta: str, name: str, queued: Rules, unqueued: Rules, is_id: ids.IdForm) -> None:
         self.mta = mta
         self.name = name
         self.queued = queued
@@ -59,8 +64,18 @@ class _Program:
         self.is_id = is_id
 
 
-_IS_POSTFIX = re.compile(ids.POSTFIX).fullmatch
-_IS_SENDMAIL = re.compile(ids.SENDMAIL).fullmatch
+class _Head:
+    """What stands between the stamp and the message, `host program[pid]`, once it was read."""
+
+    __slots__ = ("program", "source")
+
+    def __init__(self, program: _Program | Ignored, source: Source) -> None:
+        self.program = program
+        self.source = source
+
+
+_IS_POSTFIX = ids.IdForm(ids.POSTFIX)
+_IS_SENDMAIL = ids.IdForm(ids.SENDMAIL)
 
 
 def _find_program(tag: str) -> _Program | Ignored:
@@ -75,21 +90,25 @@ def _find_program(tag: str) -> _Program | Ignored:
             _IS_POSTFIX,
         )
     if tag in sendmail.PROGRAMS or tag.startswith(("sm-", "sendmail")):
-        return _Program(
-            "sendmail",
-            tag,
-            sendmail.QUEUED_FALLBACK,
-            sendmail.FALLBACK,
-            _IS_SENDMAIL,
-        )
+        return _Program("sendmail", tag, sendmail.QUEUED_FALLBACK, sendmail.FALLBACK, _IS_SENDMAIL)
     if tag in _UNSUPPORTED:
         return Ignored(f"{_UNSUPPORTED[tag]} not supported")
     return _FOREIGN
 
 
+def _read_queued(program: _Program, text: str) -> Event | Ignored | None:
+    """Read what stands behind a queue ID; None where no rule fits."""
+    for begin, read in program.queued[text[:4]]:
+        if text.startswith(begin):
+            reading = read(text, program.name)
+            if reading is not None:
+                return reading
+    return None
+
+
 def _read_unqueued(program: _Program, message: str) -> tuple[str | None, str, Event | Ignored | None]:
-    """Read a message that does not begin with a queue ID; return the ID it holds after all, and its text from there."""
-    for begin, read in program.unqueued:
+    """Read a message that does not begin with a queue ID; return the ID it holds after all, and the text behind it."""
+    for begin, read in program.unqueued[message[:4]]:
         if message.startswith(begin):
             reading = read(message, program.name)
             if reading is not None:
@@ -99,20 +118,25 @@ def _read_unqueued(program: _Program, message: str) -> tuple[str | None, str, Ev
     if message.startswith(_LEVELS):
         text = message.partition(": ")[2]
         queue_id, found, _ = text.partition(": ")
-        if found and program.is_id(queue_id):
-            return queue_id, text, Remarked("warning")
+        if found and program.is_id[queue_id]:
+            return queue_id, message, Remarked("warning")
         return None, message, Ignored("warning")
     return None, message, None
 
 
 def _read_refusal(program: _Program, text: str) -> Event | Ignored:
     """Read what follows `NOQUEUE: `: a refusal, a proxy's answer, or an action that refuses nothing."""
-    for begin, read in program.queued:
+    for begin, read in program.queued[text[:4]]:
         if text.startswith(begin):
             reading = read(text, program.name)
             if isinstance(reading, (Refused, Linked)):
                 return reading
     return Ignored("no queue id")
+
+
+def _source(header: syslog.Header, host: str, program: _Program | Ignored) -> Source:
+    mta = "" if isinstance(program, Ignored) else program.mta
+    return Source(host, header.program, header.pid, mta, f"{header.program}[{header.pid}]")
 
 
 class Parser:
@@ -131,7 +155,8 @@ class Parser:
         self._programs: dict[str, _Program | Ignored] = {}
         self._hosts: dict[str, str] = {}
         self._stamps: dict[str, Stamp] = {}  # by "Nov 23 07:55:08 "
-        self._heads: dict[str, tuple[str, _Program | Ignored, str, str]] = {}  # by "host program[pid]"
+        self._moments: dict[tuple[str, str], int] = {}  # by "2026-11-23T07:55:08", "+01:00"
+        self._heads: dict[str, _Head] = {}  # by "host program[pid]"
 
     def calibrate(self, lines: Iterable[str]) -> None:
         """Look through the first lines of the input for a queue ID that holds a time: it tells the year."""
@@ -148,40 +173,62 @@ class Parser:
                 return
 
     def parse(self, line: str) -> Record | Ignored | Unparsed:
-        """Read one line without its newline. Any text may come in: nothing is raised for what a log says.
+        """Read one line without its end, LF or CR LF. Any text may come in: nothing is raised for what a log says.
 
         The plain form with a stamp, host, program and PID seen before is read right here; `_parse_any` reads all.
         """
-        if line[-1:] == "\r":
-            line = line[:-1]
-        stamp = self._stamps.get(line[:16])
-        if stamp is None:
+        parts = line.split(": ", 2)
+        begin = parts[0]
+        stamp = self._stamps.get(begin[:16])
+        if stamp is not None:
+            head = self._heads.get(begin[16:])
+        else:
+            stamp_text, _, head_text = begin.partition(" ")
+            head = self._heads.get(head_text)
+            stamp = self._fine_stamp(stamp_text) if head is not None else None
+        if stamp is None or head is None or len(line) > MAX_LINE_CHARACTERS or line[-1] == "\r":
             return self._parse_any(line)
-        head, _, message = line[16:].partition(": ")
-        known = self._heads.get(head)
-        if known is None or len(line) > MAX_LINE_CHARACTERS:
-            return self._parse_any(line)
-        host, program, name, pid = known
+        program = head.program
         if isinstance(program, Ignored):
             return program
-        queue_id, _, text = message.partition(": ")
-        if program.is_id(queue_id):
-            for begin, read in program.queued:
-                if text.startswith(begin):
-                    event = read(text, program.name)
+        if len(parts) == 3 and program.is_id[parts[1]]:  # noqa: PLR2004  head, queue ID, text
+            text = parts[2]
+            name = program.name
+            for beginning, read in program.queued[text[:4]]:
+                if text.startswith(beginning):
+                    event = read(text, name)
                     if event is not None:
                         if isinstance(event, Ignored):
                             return event
-                        return Record(stamp, host, name, pid, program.mta, queue_id, message, event)
-            return Unparsed(name, "no rule", queue_id)
+                        return Record(stamp, head.source, parts[1], text, event)
+            return Unparsed(head.source.program, "no rule", parts[1])
+        message = line[len(begin) + 2 :]
         if message[:1] == "[" or message[:17] == "message repeated ":
             return self._parse_any(line)
-        inner_id, message, event = _read_unqueued(program, message)
+        queue_id, text, event = _read_unqueued(program, message)
         if event is None:
-            return Unparsed(name, "no rule", inner_id)
+            return Unparsed(head.source.program, "no rule", queue_id)
         if isinstance(event, Ignored):
             return event
-        return Record(stamp, host, name, pid, program.mta, inner_id, message, event)
+        return Record(stamp, head.source, queue_id, text, event)
+
+    def _fine_stamp(self, text: str) -> Stamp | None:
+        """Read `2026-11-23T07:55:08.123456+01:00`; None for any other text."""
+        match = _FINE.fullmatch(text)
+        if match is None:
+            return None
+        moment, fraction, zone = match.groups()
+        second = self._moments.get((moment, zone))
+        if second is None:
+            stamp = read_timestamp(moment[:10], moment[11:], "", zone)
+            if stamp is None:
+                return None
+            if len(self._moments) > MAX_SECONDS:
+                self._moments.clear()
+            second = self._moments[moment, zone] = stamp.second
+        if fraction is None:
+            return Stamp(second, 0, 0, guessed=False)
+        return Stamp(second, int(f"{fraction}00"[:3]), len(fraction), guessed=False)
 
     def _parse_any(self, line: str) -> Record | Ignored | Unparsed:
         if len(line) > MAX_LINE_CHARACTERS:
@@ -202,13 +249,16 @@ class Parser:
             program = _find_program(header.program)
             if len(self._programs) < MAX_NAMES:
                 self._programs[header.program] = program
-        plain = header.wall is not None and not header.fraction and header.host is not None
-        if plain and not self._zones and line[15:16] == " ":
-            if len(self._heads) >= MAX_NAMES:
-                self._heads.clear()
-            head = line[16:].partition(": ")[0]
+        plain = header.wall is not None and not header.fraction and not self._zones and line[15:16] == " "
+        if header.host is not None:
+            begin = line.partition(": ")[0]
+            head = begin[16:] if plain else begin.partition(" ")[2] if header.stamp is not None else ""
             if head.startswith(f"{header.host} {header.program}"):
-                self._heads[head] = (host, program, header.program, header.pid)
+                if len(self._heads) >= MAX_NAMES:
+                    self._heads.clear()
+                self._heads[head] = _Head(program, _source(header, host, program))
+            else:
+                plain = False
         else:
             plain = False
         if isinstance(program, Ignored):
@@ -218,18 +268,13 @@ class Parser:
     def _read(
         self, program: _Program, header: syslog.Header, host: str, stamp_text: str
     ) -> Record | Ignored | Unparsed:
-        message = header.message
         queue_id: str | None
-        queue_id, found, text = message.partition(": ")
-        reading: Event | Ignored | None = None
-        if found and program.is_id(queue_id):
-            for begin, read in program.queued:
-                if text.startswith(begin):
-                    reading = read(text, program.name)
-                    if reading is not None:
-                        break
+        queue_id, found, text = header.message.partition(": ")
+        reading: Event | Ignored | None
+        if found and program.is_id[queue_id]:
+            reading = _read_queued(program, text)
         else:
-            queue_id, message, reading = _read_unqueued(program, message)
+            queue_id, text, reading = _read_unqueued(program, header.message)
         if reading is None:
             return Unparsed(header.program, "no rule", queue_id)
         if isinstance(reading, Ignored):
@@ -237,13 +282,14 @@ class Parser:
         stamp = header.stamp or self._place(header, host, program.mta, queue_id, stamp_text)
         if stamp is None:
             return Unparsed(header.program, "no such time", queue_id)
-        return Record(stamp, host, header.program, header.pid, program.mta, queue_id, message, reading)
+        return Record(stamp, _source(header, host, program), queue_id, text, reading)
 
     def _gap(self, header: syslog.Header, host: str) -> Record | Unparsed:
         stamp = header.stamp or self._place(header, host, "", None, "")
         if stamp is None:
             return Unparsed(header.program, "no such time")
-        return Record(stamp, host, header.program, header.pid, "", None, header.message, Gap(header.message[:200]))
+        source = Source(host, header.program, header.pid, "", f"{header.program}[{header.pid}]")
+        return Record(stamp, source, None, header.message, Gap(header.message[:200]))
 
     def _host(self, name: str | None) -> str:
         if name is None:
@@ -273,7 +319,7 @@ class Parser:
         millisecond = int((fraction + "00")[:3]) if fraction else 0
         stamp = Stamp(placed[0], millisecond, len(fraction), placed[1])
         if stamp_text:
-            if len(self._stamps) > 64:  # noqa: PLR2004  only the last seconds: an old stamp may come back a year later
+            if len(self._stamps) > MAX_SECONDS:
                 self._stamps.clear()
             self._stamps[stamp_text] = stamp
         return stamp

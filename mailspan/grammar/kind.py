@@ -39,7 +39,29 @@ class LineKind:
     source: str = ""
 
 
-Rules = tuple[tuple[str, Reader], ...]
+Rule = tuple[str, Reader]
+"""What a text begins with, and what reads it then."""
+
+_PREFIX = 4
+_MAX_PREFIXES = 4096  # texts are hostile: how many beginnings are remembered
+
+
+class Rules(dict[str, tuple[Rule, ...]]):
+    """The rules of one program: `rules[text[:4]]` are those that a text may fit, in table order.
+
+    Found by the first four characters, so that a line meets one or two rules instead of the whole table.
+    """
+
+    def __init__(self, rules: tuple[Rule, ...]) -> None:
+        super().__init__()
+        self.all = rules
+
+    def __missing__(self, prefix: str) -> tuple[Rule, ...]:
+        """Find the rules of a beginning that was not met before, and remember them."""
+        found = tuple(rule for rule in self.all if rule[0].startswith(prefix) or prefix.startswith(rule[0][:_PREFIX]))
+        if len(self) < _MAX_PREFIXES:
+            self[prefix] = found
+        return found
 
 
 def compile_rules(kinds: tuple[LineKind, ...], *, queued: bool) -> tuple[dict[str, Rules], Rules]:
@@ -48,11 +70,13 @@ def compile_rules(kinds: tuple[LineKind, ...], *, queued: bool) -> tuple[dict[st
     names = {program for kind in chosen for program in kind.programs}
 
     def rules(program: str | None) -> Rules:
-        return tuple(
-            (begin, kind.read)
-            for kind in chosen
-            if not kind.programs or program in kind.programs
-            for begin in kind.begins
+        return Rules(
+            tuple(
+                (begin, kind.read)
+                for kind in chosen
+                if not kind.programs or program in kind.programs
+                for begin in kind.begins
+            )
         )
 
     return {name: rules(name) for name in names}, rules(None)

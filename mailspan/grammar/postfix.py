@@ -441,7 +441,7 @@ KINDS: tuple[LineKind, ...] = (
         read.read_connect,
         "connect from mua1.lab.test[10.77.0.32]",
         Connected,
-        {"client": Client("mua1.lab.test [10.77.0.32]", "mua1.lab.test", "10.77.0.32")},
+        {"peer": "mua1.lab.test[10.77.0.32]"},
         queued=False,
     ),
     LineKind(
@@ -451,7 +451,6 @@ KINDS: tuple[LineKind, ...] = (
         read.read_disconnect,
         "disconnect from unknown[unknown] ehlo=1 mail=1 rcpt=1 data=1 quit=1 commands=5",
         Disconnected,
-        {"client": Client("[unknown]", None, None)},
         queued=False,
     ),
     LineKind(
@@ -461,7 +460,7 @@ KINDS: tuple[LineKind, ...] = (
         read.read_lost,
         "lost connection after DATA (15054 bytes) from mua2.lab.test[10.77.0.33]",
         Disconnected,
-        {"client": Client("mua2.lab.test [10.77.0.33]", "mua2.lab.test", "10.77.0.33"), "lost_after": "DATA"},
+        {"lost_after": "DATA"},
         queued=False,
     ),
     LineKind(

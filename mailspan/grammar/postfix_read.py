@@ -39,23 +39,34 @@ from mailspan.reply import next_queue_id, reply_code, reply_dsn
 if TYPE_CHECKING:
     from mailspan.grammar.kind import Reading
 
-_NUMBER = r"[0-9.]+"
+_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
 _DELIVERY = re.compile(
     r"relay=([^,]*)(?:, conn_use=[0-9]+)?"
     rf"(?:, delay=({_NUMBER}))?(?:, delays=({_NUMBER})/({_NUMBER})/({_NUMBER})/({_NUMBER}))?"
     r"(?:, tls=([^,]*))?(?:, dsn=([0-9.]+))?, status=((\S+).*)",
     re.DOTALL,
 )
+# The same with all its usual fields, and addresses without quotes: what most lines are, in one simple step.
+_USUAL_DELIVERY = re.compile(
+    r'to=<([^">\\#]*+)>(?:, orig_to=<([^">\\#]*+)>)?, relay=([^,]*+)(?:, conn_use=[0-9]++)?, delay=([0-9.]{1,15}+), '
+    r"delays=([0-9.]{1,15}+)/([0-9.]{1,15}+)/([0-9.]{1,15}+)/([0-9.]{1,15}+)(?:, tls=([^,]*+))?, dsn=([0-9.]++), "
+    r"status=(([^ ]++) .*)",
+    re.DOTALL,
+)
+_USUAL_QUEUED = re.compile(r'from=<([^">\\#]*)>, size=([0-9]{1,18}), nrcpt=([0-9]{1,18}) \(queue active\)')
+_USUAL_MESSAGE_ID = re.compile(r"message-id=<([^<>\\#]*)>")
 _RELAY = re.compile(r"([^\[]*)\[([^\]]*)\](?::([0-9]{1,5}))?")
 _CLIENT = re.compile(
     r"client=([^,]*)(?:, orig_queue_id=([^,]*))?(?:, orig_client=([^,]*))?"
     r"(?:, sasl_method=([^,]*))?(?:, sasl_username=(.*?))?(?:, sasl_sender=(.*))?",
     re.DOTALL,
 )
-_QUEUED = re.compile(r"(?:, size=([0-9]+))?(?:, nrcpt=([0-9]+))? \(queue active\)")
+_QUEUED = re.compile(r"(?:, size=([0-9]{1,18}))?(?:, nrcpt=([0-9]{1,18}))? \(queue active\)")
 _PICKUP = re.compile(rf"uid=([0-9]+) from=<({INSIDE})>(?: orig_id=([0-9A-Za-z]+))?")
-_TLS = re.compile(r".*?(?P<version>(?:TLS|SSL)v[0-9.]+) with cipher (?P<cipher>\S+)")
-_PEER = re.compile(r"\w+ TLS connection established (from|to) ([^\[\]]*)\[([^\[\]]*)\]")
+_TLS = re.compile(
+    r"\w+ TLS connection established (from|to) ([^\[\]]*)\[([^\[\]]*)\](?::[0-9]+)?: "
+    r"((?:TLS|SSL)v[0-9.]+) with cipher (\S+)"
+)
 _LOST = re.compile(r"(?:lost connection|timeout|too many errors) after (\S+)(?: \(\d+ bytes\))? from (.*)")
 
 # What smtpd and cleanup write behind a reply. HELO names are neutered (no "<>") by smtpd, so the end is firm.
@@ -81,6 +92,7 @@ STAGES = {
     "BDAT": "data",
     "END-OF-MESSAGE": "end_of_data",
 }
+_OWN_WORDS = frozenset({"local", "virtual"})  # these agents speak to no server: no reply code, no next queue ID
 _SUCCESS = {"local": "delivered", "virtual": "delivered", "lmtp": "delivered", "pipe": "delivered"}
 _OUTCOMES = {
     "deferred": "deferred",
@@ -99,13 +111,18 @@ _NOTICES = {
 
 def read_delivery(text: str, program: str) -> Reading:
     """`to=<>, orig_to=<>, relay=, conn_use=, delay=, delays=, tls=, dsn=, status=word (text)`."""
+    usual = _USUAL_DELIVERY.match(text)
+    if usual is not None:
+        try:
+            return _attempted(program, False, *usual.groups())
+        except ValueError:
+            return None  # a number like 1.2.3
     found = read_angle(text, 3)
+    ambiguous = found is None
     if found is None:
-        found, ambiguous = _read_raw_address(text, 3), True
+        found = _read_raw_address(text, 3)
         if found is None:
             return None
-    else:
-        ambiguous = False
     address, at = found
     original = None
     if text.startswith(", orig_to=<", at):
@@ -121,24 +138,45 @@ def read_delivery(text: str, program: str) -> Reading:
         if match is None or found is None:
             return None
         address, original, ambiguous = found[0], None, True
-    relay, delay, before, inside, connection, transmission, tls, dsn, status, word = match.groups()
+    original = None if original is None else decode_escapes(original)
+    return _attempted(program, ambiguous, decode_escapes(address), original, *match.groups())
+
+
+def _attempted(  # noqa: PLR0913, PLR0917  the fields of a line, in its order
+    program: str,
+    ambiguous: bool,  # noqa: FBT001
+    recipient: str,
+    original: str | None,
+    relay: str,
+    delay: str | None,
+    before: str | None,
+    inside: str,
+    connection: str,
+    transmission: str,
+    tls: str | None,
+    dsn: str | None,
+    status: str,
+    word: str,
+) -> Attempted:
+    """Make the event of a delivery line's fields. Raises ValueError for a number that is none."""
     words = status[len(word) + 2 : -1] if status[-1:] == ")" else status[len(word) + 2 :]
     outcome = _outcome(word, words, program, dsn)
     name, ip, port = _relay(relay)
+    child: str | None = None
     if outcome == "expanded":
         child = words[13:] if is_postfix(words[13:]) else None
-    else:
-        child = next_queue_id(words) if word == "sent" else None
+    elif word == "sent" and program not in _OWN_WORDS:
+        child = next_queue_id(words)
     return Attempted(
-        (decode_escapes(address),),
+        (recipient,),
         status,
         outcome,
-        None if original is None or original == address else decode_escapes(original),
+        None if original == recipient else original,
         name,
         ip,
         port,
         dsn,
-        reply_code(words),
+        None if program in _OWN_WORDS else reply_code(words),
         float(delay) if delay is not None else None,
         (float(before), float(inside), float(connection), float(transmission)) if before is not None else None,
         program,
@@ -146,8 +184,8 @@ def read_delivery(text: str, program: str) -> Reading:
         child,
         None,
         tls,
-        pending=False,
-        ambiguous=ambiguous,
+        False,
+        ambiguous,
     )
 
 
@@ -205,7 +243,8 @@ def read_pickup(text: str, _program: str) -> Reading:
 
 def read_message_id(text: str, _program: str) -> Reading:
     """`message-id=<x>`; the value may be empty, without brackets, with spaces."""
-    return Identified(clean_address(text[11:].strip()))
+    usual = _USUAL_MESSAGE_ID.fullmatch(text)
+    return Identified(usual[1] if usual is not None else clean_address(text[11:].strip()))
 
 
 def read_resent_message_id(text: str, _program: str) -> Reading:
@@ -215,6 +254,9 @@ def read_resent_message_id(text: str, _program: str) -> Reading:
 
 def read_queue_manager(text: str, _program: str) -> Reading:
     """`from=<>, size=, nrcpt= (queue active)` and `from=<>, status=expired, returned to sender`."""
+    usual = _USUAL_QUEUED.fullmatch(text)
+    if usual is not None:
+        return Queued(usual[1], int(usual[2]), int(usual[3]))
     found = read_angle(text, 5)
     if found is None:
         cut = max(text.rfind(">, size="), text.rfind(">, status="))
@@ -371,26 +413,32 @@ def read_proxy_accept(text: str, _program: str) -> Reading:
 
 def read_connect(text: str, _program: str) -> Reading:
     """`connect from H[ip]`."""
-    return Connected(read_client(text[13:]))
+    return Connected(text[13:])
 
 
-def read_disconnect(text: str, _program: str) -> Reading:
-    """`disconnect from H[ip] ehlo=1 … commands=5`."""
-    return Disconnected(read_client(text[16:].partition(" ")[0]))
+_DISCONNECTED = Disconnected()
+
+
+def read_disconnect(_text: str, _program: str) -> Reading:
+    """`disconnect from H[ip] ehlo=1 … commands=5`: whoever it was, this process's session is over."""
+    return _DISCONNECTED
 
 
 def read_lost(text: str, _program: str) -> Reading:
     """`lost connection after DATA (15054 bytes) from H[ip]`, `timeout after …`."""
     match = _LOST.match(text)
-    return Disconnected(read_client(match[2]), lost_after=match[1]) if match else None
+    return Disconnected(lost_after=match[1]) if match else None
 
 
 def read_tls(text: str, _program: str) -> Reading:
     """`Untrusted TLS connection established to H[ip]:25: TLSv1.3 with cipher X …`."""
-    peer, tls = _PEER.match(text), _TLS.match(text)
-    if peer is None or tls is None:
+    match = _TLS.match(text)
+    if match is None:
         return None
-    return Secured(peer[1] == "from", f"{tls['version']} {tls['cipher']}", relay_name(peer[2]), canonical_ip(peer[3]))
+    way, name, ip, version, cipher = match.groups()
+    if way == "from":
+        return Secured(incoming=True, tls=f"{version} {cipher}")
+    return Secured(incoming=False, tls=f"{version} {cipher}", peer=relay_name(name), peer_ip=canonical_ip(ip))
 
 
 def read_remark(_text: str, _program: str) -> Reading:
