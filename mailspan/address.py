@@ -22,7 +22,7 @@ _ANGLE = re.compile(rf"<({INSIDE})>")
 _ESCAPES = re.compile(r"(?:\\[0-3][0-7]{2}|\\M[-^].|#[0-3][0-7]{2})+")
 _ESCAPE = re.compile(r"\\([0-3][0-7]{2})|\\M([-^])(.)|#([0-3][0-7]{2})")
 _HOST = re.compile(r"(?P<name>[^\[\]]*)\[(?P<ip>[^\[\]]*)\](?::(?P<port>\d{1,5}))?")
-_IPV4_BYTE = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4_BYTE = r"(?:1[0-9]{2}|2[0-4][0-9]|25[0-5]|[1-9]?[0-9])"
 _IPV4 = re.compile(rf"{_IPV4_BYTE}(?:\.{_IPV4_BYTE}){{3}}", re.ASCII)
 _USUAL_CLIENT = re.compile(rf"([0-9A-Za-z.-]{{1,255}}) ?\[({_IPV4.pattern})\]", re.ASCII)
 _UNKNOWN = frozenset({"", "unknown", "unverified"})
@@ -101,12 +101,13 @@ def read_host(text: str) -> tuple[str | None, str | None, int | None]:
     return (None if name.lower() in _UNKNOWN else name), canonical_ip(match["ip"]), port
 
 
-@lru_cache(maxsize=MAX_REMEMBERED)
 def read_client(text: str) -> Client:
     """Read who connected: `name[ip]`, `name [ip]`, `[ip]`, with ` (may be forged)` behind it or not."""
     usual = _USUAL_CLIENT.fullmatch(text)
-    if usual is not None and usual[1].lower() not in _UNKNOWN:
-        return Client(f"{usual[1]} [{usual[2]}]", usual[1], usual[2])
+    if usual is not None:
+        name, ip = usual.groups()
+        if "." in name:  # neither "unknown" nor "unverified"
+            return Client(f"{name} [{ip}]", name, ip)
     forged = "(may be forged)" in text
     match = _HOST.match(text)
     name, ip, _ = read_host(text)

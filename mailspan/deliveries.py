@@ -9,11 +9,13 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
+from mailspan.event import Attempted, Refused
 from mailspan.event_time import format_time
+from mailspan.record import Stamp
 
 if TYPE_CHECKING:
-    from mailspan.event import Attempted, Refused
-    from mailspan.record import Stamp
     from mailspan.transaction import Transaction
 
 OUTCOMES = (
@@ -38,31 +40,22 @@ _STILL_WAITING = frozenset({"queued", "held", "deferred"})
 _GIVEN_UP = float("inf")  # sorts an expiry behind the attempts of its second
 
 
-class Row:
+class Row(Struct, gc=False):
     """One row of `to`.
 
-    `attempt` is None where there was none (a refusal, an expiry); a `notice` is no attempt either.
+    `attempt` is None where there was none (a refusal, an expiry); a `notice` is no attempt either. `is_plain`: made of
+    an attempt and nothing else, as are then all rows of the recipient that come with it.
     """
 
-    __slots__ = ("attempt", "notice", "original", "outcome", "recipient", "refusal", "stamp", "status")
-
-    def __init__(
-        self,
-        recipient: str,
-        outcome: str,
-        status: str,
-        stamp: Stamp,
-        attempt: Attempted | None = None,
-        refusal: Refused | None = None,
-    ) -> None:
-        self.recipient = recipient
-        self.outcome = outcome
-        self.status = status
-        self.stamp = stamp
-        self.attempt = attempt
-        self.refusal = refusal
-        self.original = attempt.original_recipient if attempt is not None else None
-        self.notice = attempt is not None and attempt.pending
+    recipient: str
+    outcome: str
+    status: str
+    stamp: Stamp
+    attempt: Attempted | None = None
+    refusal: Refused | None = None
+    original: str | None = None
+    notice: bool = False
+    is_plain: bool = False
 
 
 def row_order(row: Row) -> tuple[int, int, float, bool, str, str]:
@@ -79,8 +72,19 @@ def row_order(row: Row) -> tuple[int, int, float, bool, str, str]:
 def rows_of(transaction: Transaction) -> dict[str, list[Row]]:
     """Return the rows of each recipient in order; the recipients in the order of their first rows."""
     lines = transaction.lines
+    if transaction.mta == "postfix" and not (transaction.refusals or transaction.inspections or transaction.expiries):
+        return _plain_rows(transaction)
     rows = [
-        Row(recipient, attempt.outcome, attempt.status, lines[key], attempt)
+        Row(
+            recipient,
+            attempt.outcome,
+            attempt.status,
+            lines[key],
+            attempt,
+            None,
+            attempt.original_recipient,
+            attempt.pending,
+        )
         for key, attempt in transaction.attempts
         for recipient in attempt.recipients
     ]
@@ -90,10 +94,36 @@ def rows_of(transaction: Transaction) -> dict[str, list[Row]]:
         _add_inspections(transaction, rows)
     if transaction.expiries:
         _add_expiries(transaction, rows)
-    if len(rows) == 1:
-        return {rows[0].recipient: rows}
     if transaction.mta == "sendmail":
         _add_originals(rows)
+    by_recipient = _by_recipient(rows)
+    for recipient, found in by_recipient.items():
+        if len(found) > 1 and any(row.notice for row in found):
+            by_recipient[recipient] = [row for row in found if not row.notice] or found[-1:]
+    return by_recipient
+
+
+def _plain_rows(transaction: Transaction) -> dict[str, list[Row]]:
+    """The usual case, all rows attempts of one recipient each, with less work."""
+    lines = transaction.lines
+    rows = [
+        Row(
+            attempt.recipients[0],
+            attempt.outcome,
+            attempt.status,
+            lines[key],
+            attempt,
+            None,
+            attempt.original_recipient,
+            notice=False,
+            is_plain=True,
+        )
+        for key, attempt in transaction.attempts
+    ]
+    return {rows[0].recipient: rows} if len(rows) == 1 else _by_recipient(rows)
+
+
+def _by_recipient(rows: list[Row]) -> dict[str, list[Row]]:
     rows.sort(key=row_order)
     by_recipient: dict[str, list[Row]] = {}
     for row in rows:
@@ -102,9 +132,6 @@ def rows_of(transaction: Transaction) -> dict[str, list[Row]]:
             by_recipient[row.recipient] = [row]
         else:
             found.append(row)
-    for recipient, found in by_recipient.items():
-        if len(found) > 1 and any(row.notice for row in found):
-            by_recipient[recipient] = [row for row in found if not row.notice] or found[-1:]
     return by_recipient
 
 
@@ -177,12 +204,13 @@ def is_attempt(row: Row) -> bool:
 
 @lru_cache(maxsize=4096)
 def _second_text(second: int) -> str:
-    return format_time(second, 0)[:-4]
+    return format_time(second, 0)
 
 
 def time_text(stamp: Stamp) -> str:
     """Return the stamp as documents write it: RFC 3339, UTC, milliseconds."""
-    return f"{_second_text(stamp.second)}{stamp.millisecond:03d}Z"
+    text = _second_text(stamp.second)
+    return f"{text[:-4]}{stamp.millisecond:03d}Z" if stamp.millisecond else text
 
 
 def delivery(row: Row) -> dict[str, Any]:

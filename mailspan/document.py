@@ -23,6 +23,7 @@ from mailspan.deliveries import (
     time_text,
     whole_refusal,
 )
+from mailspan.event import Client
 from mailspan.grammar import REVISION
 from mailspan.queue_id import TIME_OF
 from mailspan.record import Stamp
@@ -103,26 +104,26 @@ FIELDS: tuple[Field, ...] = (
 
 
 _PROBES = ("deliverable ", "undeliverable ")
-_DEFAULTS: Document = {field.name: field.default for field in FIELDS}
+_PAGED = ("to", "recipients", "recipient_domains", "relays", "outcomes", "dsns", "deliveries")
+_NO_CLIENT = Client("")
 
 
 def documents(transaction: Transaction) -> list[Document]:
     """Return the transaction's document, or its pages where it has more than 500 recipients."""
     by_recipient = rows_of(transaction)
     if len(by_recipient) <= PAGE_RECIPIENTS:
-        document = _head(transaction, by_recipient)
-        _fill(document, by_recipient)
-        return [document]
-    head = _head(transaction, by_recipient)
+        return [_document(transaction, by_recipient, by_recipient)]
     names = _first_appearance(transaction, by_recipient)
-    head["page_count"] = -(-len(names) // PAGE_RECIPIENTS)
-    pages = []
-    for number in range(head["page_count"]):
-        page = dict(head)
-        _fill(page, {n: by_recipient[n] for n in names[number * PAGE_RECIPIENTS : (number + 1) * PAGE_RECIPIENTS]})
-        page["page"] = number
-        if number:
-            page["id"] = f"{head['id']}#{number}"
+    page_count = -(-len(names) // PAGE_RECIPIENTS)
+    pages: list[Document] = []
+    for number in range(page_count):
+        shown = {n: by_recipient[n] for n in names[number * PAGE_RECIPIENTS : (number + 1) * PAGE_RECIPIENTS]}
+        if not pages:
+            page = _document(transaction, by_recipient, shown)
+            page["page_count"] = page_count
+        else:
+            page = {**pages[0], **dict(zip(_PAGED, _of_recipients(shown), strict=True))}
+            page["id"], page["page"] = f"{page['id']}#{number}", number
         pages.append(page)
     return pages
 
@@ -134,99 +135,130 @@ def _first_appearance(transaction: Transaction, by_recipient: dict[str, list[Row
     return [*names, *(name for name in by_recipient if name not in names)]
 
 
-def _head(transaction: Transaction, by_recipient: dict[str, list[Row]]) -> Document:
-    """Return the document but for the fields about recipients, which depend on the page."""
-    document = _DEFAULTS.copy()
-    lines, received = transaction.lines, transaction.received
-    known = TIME_OF[transaction.mta](transaction.queue_id)
+def _document(transaction: Transaction, by_recipient: dict[str, list[Row]], shown: dict[str, list[Row]]) -> Document:
+    """Return the document with all fields of FIELDS in their order; `shown` are the recipients of its page."""
+    lines, received, refusals = transaction.lines, transaction.received, transaction.refusals
+    rejection = transaction.rejection
+    known = None if rejection else TIME_OF[transaction.mta](transaction.queue_id)
     birth = _birth(transaction)
-    document["id"] = _identity(transaction, birth, known)
-    document["queue_id"] = transaction.queue_id
-    document["host"] = transaction.host
-    document["mta"] = transaction.mta
-    if birth is None:
-        document["fragment"] = True
-        first = Stamp(known, 0, 0, guessed=False) if known is not None else min(lines.values(), key=instant)
-        document["date"] = time_text(first)
+    if birth is not None:
+        date = birth
     else:
-        document["date"] = time_text(birth)
-    document["updated"] = time_text(_latest(lines))
+        date = Stamp(known, 0, 0, guessed=False) if known is not None else min(lines.values(), key=instant)
     closed_by = transaction.closed_by or _closed_by_count(transaction, by_recipient)
-    if closed_by is not None:
-        document["state"], document["closed_by"] = "closed", closed_by
-    sender = transaction.sender
-    if sender is None:
-        sender = transaction.claimed_sender
-        if sender is None and transaction.child:
-            sender = ""
-    elif sender.startswith("double-bounce@"):
-        document["kind"] = "probe"
-    document["from"] = sender
+    client = received.client if received is not None else refusals[0][1].client if refusals else None
+    client = client or _NO_CLIENT
+    original = received.original_client if received is not None else None
+    original = original or _NO_CLIENT
+    links, controlling_user, is_probe, notes = _of_attempts(transaction)
+    to, recipients, domains, relays, outcomes, dsns, deliveries = _of_recipients(shown)
     message_id = transaction.message_id
-    document["msgid"] = message_id if message_id is not None else transaction.resent_message_id
-    if received is not None:
-        client, original = received.client, received.original_client
-        if client is not None:
-            document["client"], document["client_name"], document["client_ip"] = client.text, client.name, client.ip
-            document["client_forged"] = client.forged
-        if original is not None:
-            document["orig_client"], document["orig_client_ip"] = original.text, original.ip
-    document["size"] = transaction.size
-    document["recipient_count"] = transaction.recipient_count
-    document["subject"] = transaction.subject
-    document["helo"] = transaction.helo
-    document["protocol"] = transaction.protocol
-    document["sasl_username"] = transaction.sasl_username
-    document["tls"] = transaction.tls
-    document["outcome"] = _outcome(transaction, by_recipient)
-    document["notes"] = _notes(transaction, birth, known)
-    if transaction.refusals:
-        document["temporary"] = any(_is_temporary(refusal) for _, refusal in transaction.refusals)
-    document["skipped_count"] = transaction.skipped_count
-    document["version"] = len(lines) * 65536 + REVISION
-    _add_facts_of_attempts(document, transaction)
-    document["attempt_count"] = sum([is_attempt(row) for rows in by_recipient.values() for row in rows])
-    return document
+    return {
+        "id": _identity(transaction, birth, known),
+        "queue_id": None if rejection else transaction.queue_id,
+        "host": transaction.host,
+        "mta": transaction.mta,
+        "kind": "rejection" if rejection else "probe" if is_probe else "transaction",
+        "date": time_text(date),
+        "updated": time_text(_latest(lines)),
+        "state": "open" if closed_by is None else "closed",
+        "closed_by": closed_by,
+        "fragment": birth is None,
+        "from": _sender(transaction),
+        "to": to,
+        "msgid": message_id if message_id is not None else transaction.resent_message_id,
+        "client": client.text or None,
+        "client_name": client.name,
+        "client_ip": client.ip,
+        "client_forged": client.forged,
+        "orig_client": original.text or None,
+        "orig_client_ip": original.ip,
+        "size": transaction.size,
+        "recipient_count": transaction.recipient_count,
+        "subject": transaction.subject,
+        "helo": transaction.helo,
+        "protocol": transaction.protocol,
+        "sasl_username": transaction.sasl_username,
+        "tls": transaction.tls,
+        "controlling_user": controlling_user,
+        "outcome": "rejected" if rejection else _outcome(transaction, by_recipient),
+        "attempt_count": sum([len(rows) if rows[0].is_plain else _attempts(rows) for rows in by_recipient.values()]),
+        "recipients": recipients,
+        "recipient_domains": domains,
+        "relays": relays,
+        "outcomes": outcomes,
+        "dsns": dsns,
+        "deliveries": deliveries,
+        "links": links,
+        "notes": _notes(transaction, birth, known) + notes,
+        "temporary": bool(refusals) and any(_is_temporary(refusal) for _, refusal in refusals or ()),
+        "skipped_count": transaction.skipped_count,
+        "repeat_count": len(lines) - 1 if rejection else 0,
+        "stage": refusals[0][1].stage if rejection and refusals else None,
+        "session": transaction.session,
+        "page": 0,
+        "page_count": 1,
+        "version": len(lines) * 65536 + REVISION,
+    }
 
 
-def _add_facts_of_attempts(document: Document, transaction: Transaction) -> None:
-    """Add what the attempts say of the whole transaction: links, the controlling user, probes, notes."""
+def _attempts(rows: list[Row]) -> int:
+    return sum([is_attempt(row) for row in rows])
+
+
+def _sender(transaction: Transaction) -> str | None:
+    if transaction.sender is not None:
+        return transaction.sender
+    if transaction.claimed_sender is None and transaction.child:
+        return ""
+    return transaction.claimed_sender
+
+
+def _of_attempts(transaction: Transaction) -> tuple[list[dict[str, str | None]], str | None, bool, list[str]]:
+    """Return what the attempts say of the whole transaction: links, the controlling user, whether a probe, notes."""
     links = set(transaction.links) if transaction.links else set()
-    notes = document["notes"]
+    notes: list[str] = []
+    user: str | None = None
+    is_probe = transaction.sender is not None and transaction.sender.startswith("double-bounce@")
     for _, attempt in transaction.attempts:
         if attempt.next_queue_id is not None:
             if attempt.outcome == "expanded":
                 links.add(("forwarded_as", attempt.next_queue_id, transaction.host))
             else:
                 links.add(("next", attempt.next_queue_id, attempt.relay))
-        if attempt.controlling_user is not None and document["controlling_user"] is None:
-            document["controlling_user"] = attempt.controlling_user
+        if user is None:
+            user = attempt.controlling_user
         if attempt.status.startswith(_PROBES):
-            document["kind"] = "probe"
+            is_probe = True
         if attempt.ambiguous and "ambiguous address" not in notes:
             notes.append("ambiguous address")
         if not attempt.recipients and "recipients not logged" not in notes:
             notes.append("recipients not logged")
     ordered = sorted(links, key=_link_order) if len(links) > 1 else links
-    document["links"] = [{"kind": kind, "queue_id": queue_id, "host": host} for kind, queue_id, host in ordered]
+    return (
+        [{"kind": kind, "queue_id": queue_id, "host": host} for kind, queue_id, host in ordered],
+        user,
+        is_probe,
+        notes,
+    )
 
 
 def _link_order(link: tuple[str, str, str | None]) -> tuple[str, str, str]:
     return link[0], link[1], link[2] or ""
 
 
-def _fill(document: Document, by_recipient: dict[str, list[Row]]) -> None:
-    """Fill in `to` and the roll-ups of the given recipients."""
+def _of_recipients(by_recipient: dict[str, list[Row]]) -> tuple[list[Any], ...]:
+    """Return `to` and the roll-ups of the given recipients, in the order of _PAGED."""
     recipients: dict[str, None] = {}
     relays: dict[str, None] = {}
     outcomes: dict[str, None] = {}
     dsns: dict[str, None] = {}
-    deliveries: list[str] = []
-    rows: list[Row] = []
+    deliveries: dict[str, None] = {}
+    shown: list[Row] = []
     for name, found in by_recipient.items():
         folded = name.casefold()
         recipients[folded] = None
-        deliveries.append(f"{found[-1].outcome} {folded}")
+        deliveries[f"{found[-1].outcome} {folded}"] = None
         for row in found:
             outcomes[row.outcome] = None
             if row.original is not None:
@@ -240,18 +272,23 @@ def _fill(document: Document, by_recipient: dict[str, list[Row]]) -> None:
                     relays[attempt.relay] = None
                 if attempt.dsn is not None:
                     dsns[attempt.dsn] = None
-        if len(found) > FIRST_ATTEMPTS + LAST_ATTEMPTS:
-            found = [*found[:FIRST_ATTEMPTS], *found[-LAST_ATTEMPTS:]]  # noqa: PLW2901  all are counted, some are shown
-        rows += found
-    if len(rows) > 1:
-        rows.sort(key=row_order)
-    document["to"] = [delivery(row) for row in rows]
-    document["recipients"] = list(recipients)
-    document["recipient_domains"] = list(dict.fromkeys([a.rpartition("@")[2] for a in recipients if "@" in a]))
-    document["relays"] = list(relays)
-    document["outcomes"] = list(outcomes)
-    document["dsns"] = list(dsns)
-    document["deliveries"] = list(dict.fromkeys(deliveries))
+        if len(found) > FIRST_ATTEMPTS + LAST_ATTEMPTS:  # all are counted, some are shown
+            shown += found[:FIRST_ATTEMPTS]
+            shown += found[-LAST_ATTEMPTS:]
+        else:
+            shown += found
+    if len(shown) > 1:
+        shown.sort(key=row_order)
+    domains = dict.fromkeys([address.rpartition("@")[2] for address in recipients if "@" in address])
+    return (
+        [delivery(row) for row in shown],
+        list(recipients),
+        list(domains),
+        list(relays),
+        list(outcomes),
+        list(dsns),
+        list(deliveries),
+    )
 
 
 def _birth(transaction: Transaction) -> Stamp | None:
@@ -274,10 +311,10 @@ def _latest(lines: dict[LineKey, Stamp]) -> Stamp:
 
 
 def _identity(transaction: Transaction, birth: Stamp | None, known: int | None) -> str:
-    identity = f"{transaction.host}/{transaction.queue_id}"
+    identity = f"{transaction.host}/{transaction.queue_id}"  # of a rejection: `~` and a digest
     if birth is None:
         identity += f"~{_first_line(transaction)}"
-    elif known is None and transaction.mta != "sendmail":
+    elif known is None and transaction.mta != "sendmail" and not transaction.rejection:
         identity += f"/{birth.second}"
     if len(identity) > MAX_ID_CHARACTERS - 8:
         identity = f"{identity[: MAX_ID_CHARACTERS - 40]}…{digest((0, identity)).hex()}"
@@ -346,8 +383,14 @@ def _notes(transaction: Transaction, birth: Stamp | None, known: int | None) -> 
         notes.append("head missing")
     if transaction.tail_missing:
         notes.append("tail missing")
-    if transaction.refusals and any(r.whole and r.recipient is not None for _, r in transaction.refusals):
+    if (
+        not transaction.rejection
+        and transaction.refusals
+        and any(r.whole and r.recipient is not None for _, r in transaction.refusals)
+    ):
         notes.append("recipients not logged")
+    if transaction.gap:
+        notes.append("log gap")
     if birth is not None and known is None and birth.guessed:
         notes.append("year guessed")
     if transaction.truncated:

@@ -3,7 +3,8 @@
 Each grammar reads its MTA's lines into these events; the assembler knows events only. A field that the log did not
 state is None. Addresses, clients and relays are already in the forms of the document contract.
 
-Structs of msgspec, for speed (docs/adr/0005); by convention never changed after the grammar made them.
+Structs of msgspec, for speed (docs/adr/0005); by convention never changed after the grammar made them. Those that a
+transaction keeps are stored as arrays: new fields go to the end.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from msgspec import Struct, field
 
 
-class Client(Struct, gc=False, omit_defaults=True):
+class Client(Struct, gc=False, array_like=True, omit_defaults=True):
     """Who handed us the mail: `text` is `name [ip]`, `[ip]`, `uid=N`, `user@localhost` or `local`."""
 
     text: str
@@ -20,7 +21,7 @@ class Client(Struct, gc=False, omit_defaults=True):
     forged: bool | None = None
 
 
-class Received(Struct, gc=False, omit_defaults=True):
+class Received(Struct, gc=False, array_like=True, omit_defaults=True):
     """A birth line: the mail was accepted from a client. MTAs differ in how much of it that line says."""
 
     client: Client | None = None
@@ -51,7 +52,7 @@ class Queued(Struct, gc=False):
     recipient_count: int | None
 
 
-class Attempted(Struct, gc=False, omit_defaults=True):
+class Attempted(Struct, gc=False, array_like=True, omit_defaults=True):
     """One attempt to deliver to one or more recipients, with one answer for all of them.
 
     `pending` is true for a queued notice that is no attempt. `delays` are before_queue, in_queue, connection,
@@ -78,7 +79,7 @@ class Attempted(Struct, gc=False, omit_defaults=True):
     ambiguous: bool = False
 
 
-class Refused(Struct, gc=False, omit_defaults=True):
+class Refused(Struct, gc=False, array_like=True, omit_defaults=True):
     """The server said no: to one recipient, to the sender, or (`whole`) to the message.
 
     `stage` is one of connect, helo, auth, mail, rcpt, data, end_of_data.
@@ -98,7 +99,7 @@ class Refused(Struct, gc=False, omit_defaults=True):
     subject: str | None = None
 
 
-class Inspected(Struct, gc=False, omit_defaults=True):
+class Inspected(Struct, gc=False, array_like=True, omit_defaults=True):
     """A content check or a Milter looked at the mail and `action` followed: warning, hold, discard and others."""
 
     action: str
@@ -193,6 +194,7 @@ class Secured(Struct, gc=False):
     tls: str
     peer: str | None = None
     peer_ip: str | None = None
+    client: Client | None = None  # of an incoming connection, where the line names it
 
 
 class Authenticated(Struct, gc=False):

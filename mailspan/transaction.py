@@ -23,11 +23,13 @@ def digest(key: tuple[int, str]) -> bytes:
     return hashlib.blake2b(f"{key[0]} {key[1]}".encode(), digest_size=8).digest()
 
 
-class Transaction(Struct, omit_defaults=True):
+class Transaction(Struct, array_like=True, omit_defaults=True):
     """The facts about one incarnation of one queue ID on one host.
 
     `lines` has every distinct line in the order of arrival; `births` the keys of its birth lines; `touched` and
-    `closed_at` are the host's event clock (seconds) at the last line and at the closing line.
+    `closed_at` are the host's event clock (seconds) at the last line and at the closing line. A rejection, which has no
+    queue ID, is one too: `queue_id` is then `~` and a digest, and its one refusal says all. New fields go to the end:
+    transactions are stored as arrays.
     """
 
     host: str
@@ -67,6 +69,9 @@ class Transaction(Struct, omit_defaults=True):
     earlier: Transaction | None = None  # the incarnation before, while it lingers
     packed: bool = False  # restored from a snapshot: its lines are known by their digests
     changed: bool = False  # since it was last handed out for writing
+    rejection: bool = False  # refused before a queue ID existed
+    session: str | None = None  # rejections: what groups all that one connection did
+    gap: bool = False  # lines of its host were lost while it was open
 
     def key_of(self, line: tuple[int, str]) -> LineKey:
         """Return the key under which this transaction knows a line."""

@@ -17,15 +17,16 @@ from mailspan.document import Document, documents
 from mailspan.event import Attempted, Cloned, Event, Gap, Identified, Notified, Received, Refused, Remarked
 from mailspan.queue_id import TIME_OF
 from mailspan.transaction import LineKey, Transaction, digest
+from reducer import sessions
 from reducer.effects import EFFECTS, born_of_clone, born_of_notice
-from reducer.snapshot import pack, unpack
+from reducer.snapshot import pack, pack_sessions, unpack, unpack_sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from mailspan.record import Record, Stamp
 
-_TRANSACTION, _HOST = "transaction:", "host:"  # what a key of the stored state begins with
+_TRANSACTION, _HOST, _SESSIONS = "transaction:", "host:", "sessions:"  # what a key of the stored state begins with
 
 LINGER_CLOSED_SECONDS = 60
 LINGER_BY_COUNT_SECONDS = 3600
@@ -43,7 +44,7 @@ _COUNTED_MTAS = frozenset({"sendmail", "opensmtpd"})
 class _Host:
     """The transactions of one host and its event clock."""
 
-    __slots__ = ("ahead", "clock", "due", "name", "saved", "seconds", "transactions")
+    __slots__ = ("ahead", "clock", "due", "name", "saved", "seconds", "sessions", "sessions_changed", "transactions")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -51,6 +52,8 @@ class _Host:
         self.ahead = 0  # a stamp far ahead that waits for a second line to agree
         self.saved = (0, 0)  # clock and ahead as last stored
         self.transactions: dict[str, Transaction] = {}
+        self.sessions: sessions.Sessions = {}
+        self.sessions_changed = False  # since they were last stored
         self.due: dict[int, list[str]] = {}  # the queue IDs to look at when the clock passes a second
         self.seconds: list[int] = []  # a heap of the seconds in `due`
 
@@ -76,26 +79,30 @@ class Assembler:
     """Assembles the records of any number of hosts.
 
     `apply` takes one record. A single pass takes `forgotten` as it goes and `remaining` at its end. An incremental
-    one (`incremental=True`) writes `changed` and `snapshot_changes` together, and begins with `restore`.
+    one (`incremental=True`) writes `changed` and `snapshot_changes` together, and begins with `restore`. Without
+    `rejections` what was refused before it had a queue ID is counted only.
     """
 
-    def __init__(self, *, incremental: bool = False) -> None:
+    def __init__(self, *, incremental: bool = False, rejections: bool = True) -> None:
         self._hosts: dict[str, _Host] = {}
         self._incremental = incremental
+        self._rejections = rejections
         self._forgotten: list[Transaction] = []
         self._changed: list[Transaction] = []
         self._stale: set[tuple[str, str]] = set()  # queue keys whose snapshot is out of date
 
     def apply(self, record: Record) -> str | None:
         """Apply one record. Return None if it was applied, else the reason why it was ignored."""
-        host = self._hosts.get(record.host) or self._host(record.host)
-        second = record.stamp.second
+        source = record.source
+        host = self._hosts.get(source.host) or self._host(source.host)
+        stamp = record.stamp
+        second = stamp.second
         if second > host.clock:
             self._advance(host, second)
         queue_id = record.queue_id
         event = record.event
         if queue_id is None:
-            return _without_queue_id(event)
+            return self._apply_unqueued(host, record)
         kind = event.__class__
         effect = EFFECTS.get(kind)
         if effect is None:
@@ -111,18 +118,73 @@ class Assembler:
             if key in transaction.lines or transaction.earlier is not None:
                 known = _holder(transaction, line)
                 if known is not None:
-                    self._sharpen(known, line, record.stamp)
+                    self._sharpen(known, line, stamp)
                     return "duplicate"
             if kind in _BIRTHS and _is_new(transaction, event, second):
                 transaction = self._begin(host, record, queue_id, transaction)
                 key = line
-        transaction.lines[key] = record.stamp
+        transaction.lines[key] = stamp
         effect(transaction, key, event)
-        self._touch(host, transaction)
+        transaction.touched = host.clock
+        if transaction.closed_by is not None and transaction.closed_at is None:
+            transaction.closed_at = host.clock
+            host.look_again(queue_id, host.clock + LINGER_CLOSED_SECONDS)
+        if self._incremental:
+            self._mark(transaction)
         after = _AFTER.get(kind)
         if after is not None:
             after(self, host, transaction, record, line)
         return None
+
+    def _apply_unqueued(self, host: _Host, record: Record) -> str | None:
+        """Apply a record that is known by its process or session only, or that is about the whole host."""
+        event = record.event
+        reason = sessions.apply(host.sessions, record)
+        if reason is not None:
+            host.sessions_changed = True
+            return reason
+        if isinstance(event, Refused):
+            return self._reject(host, record, event) if self._rejections else "rejection"
+        if isinstance(event, Gap):
+            self._note_gap(host, record)
+            return "log gap"
+        return event.reason if isinstance(event, Remarked) else "no queue id"
+
+    def _reject(self, host: _Host, record: Record, event: Refused) -> str | None:
+        """Keep a refusal without a queue ID as a transaction of its own; the same by another process is a repeat."""
+        key = digest((record.stamp.second, record.text))
+        line = (record.stamp.second, f"{record.source.process}: {record.text}")
+        queue_id = f"~{key.hex()}"
+        transaction = host.transactions.get(queue_id)
+        if transaction is None:
+            transaction = self._begin(host, record, queue_id, None)
+            session = sessions.find_or_begin(host.sessions, record)
+            host.sessions_changed = True
+            transaction.rejection = True
+            transaction.session = sessions.name_of(record, session)
+            transaction.closed_by, transaction.closed_at = "rejected", host.clock
+            transaction.refusals = [(line, event)]
+            sessions.enter(session, transaction)
+            if event.client is None:
+                event.client = session.known_client()
+            host.look_again(queue_id, host.clock + LINGER_CLOSED_SECONDS)
+        elif _holder(transaction, line) is not None:
+            self._sharpen(transaction, line, record.stamp)
+            return "duplicate"
+        known_as = transaction.key_of(line)
+        transaction.lines[known_as] = record.stamp
+        transaction.births.append(known_as)
+        self._mark(transaction)
+        return None
+
+    def _note_gap(self, host: _Host, record: Record) -> None:
+        """Lines of this host are missing: whatever is open may lack some of its own."""
+        line = (record.stamp.second, record.text)
+        for transaction in host.transactions.values():
+            if transaction.closed_by is None and _holder(transaction, line) is None:
+                transaction.lines[transaction.key_of(line)] = record.stamp
+                transaction.gap = True
+                self._mark(transaction)
 
     def forgotten(self) -> list[Transaction]:
         """Return the transactions that were forgotten since the last call: their documents will not change."""
@@ -161,6 +223,9 @@ class Assembler:
             if host.saved != (host.clock, host.ahead):
                 host.saved = (host.clock, host.ahead)
                 changes[f"{_HOST}{host.name}"] = b"%d %d" % host.saved
+            if host.sessions_changed:
+                host.sessions_changed = False
+                changes[f"{_SESSIONS}{host.name}"] = pack_sessions(host.sessions) if host.sessions else None
         return changes
 
     def restore(self, state: Mapping[str, bytes]) -> None:
@@ -171,6 +236,8 @@ class Assembler:
                 clock, _, ahead = value.partition(b" ")
                 host.clock, host.ahead = int(clock), int(ahead)
                 host.saved = (host.clock, host.ahead)
+            elif name.startswith(_SESSIONS):
+                self._host(name.removeprefix(_SESSIONS)).sessions = unpack_sessions(value)
         for name, value in state.items():
             if name.startswith(_TRANSACTION):
                 newest = unpack(value)
@@ -242,11 +309,7 @@ class Assembler:
 
     def _touch(self, host: _Host, transaction: Transaction) -> None:
         transaction.touched = host.clock
-        if transaction.closed_by is not None and transaction.closed_at is None:
-            transaction.closed_at = host.clock
-            host.look_again(transaction.queue_id, host.clock + LINGER_CLOSED_SECONDS)
-        if self._incremental:
-            self._mark(transaction)
+        self._mark(transaction)
 
     def _mark(self, transaction: Transaction) -> None:
         if self._incremental and not transaction.changed:
@@ -275,12 +338,17 @@ class Assembler:
         return transaction
 
     def after_attempt(self, host: _Host, transaction: Transaction, record: Record, line: tuple[int, str]) -> None:
-        """Look whether the transaction is closed by count; tell a forward's new ID where it comes from."""
+        """Add the connection's TLS; look whether all is final; tell a forward's new ID where it comes from."""
         event = record.event
+        if not isinstance(event, Attempted):
+            return
+        session = sessions.find(host.sessions, record)
+        if session is not None and session.relay_tls is not None:
+            sessions.leave(session, event)
         if transaction.mta in _COUNTED_MTAS:
             if is_counted_closed(transaction):
                 host.look_again(transaction.queue_id, host.clock + LINGER_BY_COUNT_SECONDS)
-        elif isinstance(event, Attempted) and event.outcome == "expanded" and event.next_queue_id:
+        elif event.outcome == "expanded" and event.next_queue_id:
             child = self._child(host, event.next_queue_id, record, line)
             if child is not None:
                 child.add_link("original", transaction.queue_id, host.name)
@@ -301,9 +369,14 @@ class Assembler:
         self._touch(host, child)
 
     def after_birth(self, host: _Host, transaction: Transaction, record: Record, line: tuple[int, str]) -> None:
-        """Tell the old ID of a requeued mail its new one."""
+        """Add what the client's session knows; tell the old ID of a requeued mail its new one."""
         event = record.event
-        if isinstance(event, Received) and event.requeued_from:
+        if not isinstance(event, Received):
+            return
+        session = sessions.find(host.sessions, record)
+        if session is not None:
+            sessions.enter(session, transaction)
+        if event.requeued_from:
             parent = host.transactions.get(event.requeued_from)
             if parent is not None and _holder(parent, line) is None:
                 parent.lines[parent.key_of(line)] = record.stamp
@@ -318,14 +391,6 @@ _AFTER: dict[type, Callable[[Assembler, _Host, Transaction, Record, tuple[int, s
     Received: Assembler.after_birth,
 }
 """What an event of one transaction does to others, or to the time at which it is forgotten."""
-
-
-def _without_queue_id(event: Event) -> str:
-    if isinstance(event, Refused):
-        return "rejection"
-    if isinstance(event, Gap):
-        return "log gap"
-    return "session"
 
 
 def _holder(transaction: Transaction | None, line: tuple[int, str]) -> Transaction | None:

@@ -12,16 +12,22 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from mailspan.transaction import LineKey, Transaction, digest
+from reducer.sessions import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from reducer.sessions import Sessions
+
 SCHEMA_VERSION = 2
 
 _Fact = TypeVar("_Fact")
+_Stored = TypeVar("_Stored")
 
+_VERSION_BYTE = bytes((SCHEMA_VERSION,))
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Transaction).decode
+_transaction = msgspec.msgpack.Decoder(Transaction)
+_sessions = msgspec.msgpack.Decoder(dict[str, Session])
 
 
 class SnapshotError(ValueError):
@@ -30,7 +36,7 @@ class SnapshotError(ValueError):
 
 def pack(newest: Transaction) -> bytes:
     """Return the snapshot of all incarnations of a queue ID, the newest first."""
-    return bytes((SCHEMA_VERSION,)) + _encode(_with_digests(newest))
+    return _VERSION_BYTE + _encode(_with_digests(newest))
 
 
 def unpack(snapshot: bytes) -> Transaction:
@@ -38,10 +44,24 @@ def unpack(snapshot: bytes) -> Transaction:
 
     Raises SnapshotError for bytes that are no snapshot, or one of another schema version.
     """
-    if snapshot[:1] != bytes((SCHEMA_VERSION,)):
+    return _unpack(snapshot, _transaction)
+
+
+def pack_sessions(sessions: Sessions) -> bytes:
+    """Return the snapshot of a host's sessions."""
+    return _VERSION_BYTE + _encode(sessions)
+
+
+def unpack_sessions(snapshot: bytes) -> Sessions:
+    """Return a host's sessions. Raises SnapshotError as `unpack` does."""
+    return _unpack(snapshot, _sessions)
+
+
+def _unpack(snapshot: bytes, decoder: msgspec.msgpack.Decoder[_Stored]) -> _Stored:
+    if snapshot[:1] != _VERSION_BYTE:
         raise SnapshotError(f"a snapshot of schema version {SCHEMA_VERSION} was expected")
     try:
-        return _decode(memoryview(snapshot)[1:])
+        return decoder.decode(memoryview(snapshot)[1:])
     except msgspec.MsgspecError as error:
         raise SnapshotError(f"not a snapshot: {error}") from error
 

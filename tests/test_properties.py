@@ -148,17 +148,33 @@ def test_any_batch_split_gives_equal_documents(name: str, seed: int) -> None:
 @FEW
 @given(st.integers(0, 2**32))
 def test_lines_of_one_second_may_come_in_another_order(name: str, seed: int) -> None:
-    """Those of one queue ID keep theirs, so whole queue IDs change places within a second."""
+    """Those of one queue ID or process keep theirs: what hangs together by either changes places as a whole."""
     chance = random.Random(seed)  # noqa: S311  reproducible
-    by_second: dict[int, dict[str, list[Record]]] = {}
+    by_second: dict[int, list[Record]] = {}
     for record in records_of(name):
-        by_second.setdefault(record.stamp.second, {}).setdefault(record.queue_id or record.pid, []).append(record)
+        by_second.setdefault(record.stamp.second, []).append(record)
     shuffled: list[Record] = []
     for second in sorted(by_second):
-        queues = list(by_second[second].values())
-        chance.shuffle(queues)
-        shuffled += [record for queue in queues for record in queue]
+        groups = hanging_together(by_second[second])
+        chance.shuffle(groups)
+        shuffled += [record for group in groups for record in group]
     assert assemble(shuffled) == assemble(sorted(records_of(name), key=lambda record: record.stamp.second))
+
+
+def hanging_together(records: list[Record]) -> list[list[Record]]:
+    """Group records that share a queue ID or a process, directly or by others; in each group the order is kept."""
+    group_of: dict[str, list[int]] = {}
+    for at, record in enumerate(records):
+        merged = [at]
+        for name in {record.source.process, record.queue_id or record.source.process}:
+            known = group_of.get(name)
+            if known is not None and known is not merged:
+                merged = known + [each for each in merged if each not in known]
+        for each in merged:
+            group_of[records[each].source.process] = merged
+            group_of[records[each].queue_id or records[each].source.process] = merged
+    unique = {id(group): group for group in group_of.values()}
+    return [[records[at] for at in sorted(group)] for group in unique.values()]
 
 
 HOSTILE = [

@@ -155,6 +155,7 @@ class Parser:
         self._programs: dict[str, _Program | Ignored] = {}
         self._hosts: dict[str, str] = {}
         self._stamps: dict[str, Stamp] = {}  # by "Nov 23 07:55:08 "
+        self._minute_text, self._minute, self._minute_guessed = "", 0, False  # "Nov 23 07:55:", when it began
         self._moments: dict[tuple[str, str], int] = {}  # by "2026-11-23T07:55:08", "+01:00"
         self._heads: dict[str, _Head] = {}  # by "host program[pid]"
 
@@ -182,6 +183,9 @@ class Parser:
         stamp = self._stamps.get(begin[:16])
         if stamp is not None:
             head = self._heads.get(begin[16:])
+        elif begin[:13] == self._minute_text:
+            head = self._heads.get(begin[16:])
+            stamp = self._in_minute(begin[:16]) if head is not None else None
         else:
             stamp_text, _, head_text = begin.partition(" ")
             head = self._heads.get(head_text)
@@ -211,6 +215,19 @@ class Parser:
         if isinstance(event, Ignored):
             return event
         return Record(stamp, head.source, queue_id, text, event)
+
+    def _in_minute(self, text: str) -> Stamp | None:
+        """Give a stamp of the same minute as the last one its time, without asking the calendar."""
+        second = text[13:15]
+        if not (second.isdecimal() and second.isascii() and second < "60" and text[15:] == " "):
+            return None
+        return self._remember(text, Stamp(self._minute + int(second), 0, 0, self._minute_guessed))
+
+    def _remember(self, text: str, stamp: Stamp) -> Stamp:
+        if len(self._stamps) > MAX_SECONDS:
+            self._stamps.clear()
+        self._stamps[text] = stamp
+        return stamp
 
     def _fine_stamp(self, text: str) -> Stamp | None:
         """Read `2026-11-23T07:55:08.123456+01:00`; None for any other text."""
@@ -319,7 +336,7 @@ class Parser:
         millisecond = int((fraction + "00")[:3]) if fraction else 0
         stamp = Stamp(placed[0], millisecond, len(fraction), placed[1])
         if stamp_text:
-            if len(self._stamps) > MAX_SECONDS:
-                self._stamps.clear()
-            self._stamps[stamp_text] = stamp
+            self._minute_text, self._minute = stamp_text[:13], stamp.second - header.wall.second
+            self._minute_guessed = stamp.guessed
+            return self._remember(stamp_text, stamp)
         return stamp

@@ -396,8 +396,12 @@ def read_tls(text: str, _program: str) -> Reading:
     if match is None:
         return None
     peer = match[2]
+    if match[1] == "server":
+        return Secured(incoming=True, tls=f"{match[3]} {match[4]}", client=read_client(peer))
     name, _, ip = peer.partition(" [")
-    return Secured(match[1] == "server", f"{match[3]} {match[4]}", relay_name(name), canonical_ip(ip.rstrip("]")))
+    return Secured(
+        incoming=False, tls=f"{match[3]} {match[4]}", peer=relay_name(name), peer_ip=canonical_ip(ip.rstrip("]"))
+    )
 
 
 def read_auth(text: str, _program: str) -> Reading:
