@@ -100,13 +100,15 @@ def make_log(called: argparse.Namespace) -> Path:
 
 
 def count_documents(log: Path) -> dict[str, int]:
-    """Return what `mailspan parse` finds in the log, under the truth's names (not yet: refusals without an ID)."""
-    found = {"transactions": 0, "attempts": 0, "sent": 0}
+    """Return what `mailspan parse` finds in the log, under the truth's names."""
+    found = {"transactions": 0, "attempts": 0, "sent": 0, "rejections": 0}
     command = [mailspan(), "parse", *READING, str(log)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
         for line in child.stdout or ():
             document = json.loads(line)
-            if document["kind"] == "transaction":
+            if document["kind"] == "rejection":
+                found["rejections"] += 1
+            elif document["kind"] == "transaction":
                 found["transactions"] += document["page"] == 0
                 found["attempts"] += document["attempt_count"] if document["page"] == 0 else 0
                 found["sent"] += sum(entry["outcome"] in {"delivered", "relayed"} for entry in document["to"])

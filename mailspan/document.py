@@ -151,7 +151,9 @@ def _document(transaction: Transaction, by_recipient: dict[str, list[Row]], show
     original = received.original_client if received is not None else None
     original = original or _NO_CLIENT
     links, controlling_user, is_probe, notes = _of_attempts(transaction)
-    to, recipients, domains, relays, outcomes, dsns, deliveries = _of_recipients(shown)
+    to, recipients, domains, relays, outcomes, dsns, deliveries = (
+        _of_recipients(shown) if shown or not rejection else _of_refusal(transaction)
+    )
     message_id = transaction.message_id
     return {
         "id": _identity(transaction, birth, known),
@@ -289,6 +291,13 @@ def _of_recipients(by_recipient: dict[str, list[Row]]) -> tuple[list[Any], ...]:
         list(dsns),
         list(deliveries),
     )
+
+
+def _of_refusal(transaction: Transaction) -> tuple[list[Any], ...]:
+    """Return the same of a rejection that names no recipient: what was refused is then the client or its sender."""
+    _, refusal = (transaction.refusals or [])[0]
+    row = Row("", "rejected", refusal.status, transaction.lines[transaction.births[0]], None, refusal)
+    return [delivery(row) | {"recipient": None}], [], [], [], ["rejected"], [refusal.dsn] if refusal.dsn else [], []
 
 
 def _birth(transaction: Transaction) -> Stamp | None:

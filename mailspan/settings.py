@@ -42,6 +42,13 @@ class Settings:
             "expected": "LOGGED=NAME, comma-separated; in the file also a table",
         },
     )
+    rejections: str = field(
+        default="index",
+        metadata={
+            "help": "What becomes of mail refused before it had a queue ID: a document each, or only a count (floods).",
+            "expected": "index or count",
+        },
+    )
 
 
 def read_settings(environment: Mapping[str, str], config: Path | None = None) -> Settings:
@@ -99,5 +106,15 @@ def _aliases(value: object) -> dict[str, str]:
     return {old.lower(): new.lower() for old, new in pairs}
 
 
-READERS: dict[str, Callable[[object], object]] = {"store": _text, "host_aliases": _aliases}
+def _rejections(value: object) -> str:
+    if value not in {"index", "count"}:
+        raise ValueError
+    return str(value)
+
+
+READERS: dict[str, Callable[[object], object]] = {
+    "store": _text,
+    "host_aliases": _aliases,
+    "rejections": _rejections,
+}
 """How the value of each setting is read; a reader raises ValueError for a wrong one."""

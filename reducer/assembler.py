@@ -18,7 +18,7 @@ from mailspan.event import Attempted, Cloned, Event, Gap, Identified, Notified, 
 from mailspan.queue_id import TIME_OF
 from mailspan.transaction import LineKey, Transaction, digest
 from reducer import sessions
-from reducer.effects import EFFECTS, born_of_clone, born_of_notice
+from reducer.effects import EFFECTS, born_of_clone, born_of_notice, rejected
 from reducer.snapshot import pack, pack_sessions, unpack, unpack_sessions
 
 if TYPE_CHECKING:
@@ -160,10 +160,8 @@ class Assembler:
             transaction = self._begin(host, record, queue_id, None)
             session = sessions.find_or_begin(host.sessions, record)
             host.sessions_changed = True
-            transaction.rejection = True
-            transaction.session = sessions.name_of(record, session)
-            transaction.closed_by, transaction.closed_at = "rejected", host.clock
-            transaction.refusals = [(line, event)]
+            rejected(transaction, line, event)
+            transaction.session, transaction.closed_at = sessions.name_of(record, session), host.clock
             sessions.enter(session, transaction)
             if event.client is None:
                 event.client = session.known_client()

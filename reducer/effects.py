@@ -82,6 +82,15 @@ def refused(transaction: Transaction, key: LineKey, event: events.Refused) -> No
         transaction.closed_by = "rejected"
 
 
+def rejected(rejection: Transaction, key: LineKey, event: events.Refused) -> None:
+    """What was refused before it had a queue ID: the refusal is all there is."""
+    rejection.rejection = True
+    rejection.refusals = [(key, event)]
+    rejection.closed_by = "rejected"
+    rejection.sasl_username = event.sasl_username
+    _seen_in_dialogue(rejection, event)
+
+
 def _seen_in_dialogue(transaction: Transaction, event: events.Refused | events.Inspected) -> None:
     if event.sender is not None and transaction.claimed_sender is None:
         transaction.claimed_sender = event.sender

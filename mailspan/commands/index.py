@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     path = path_of_store(args.store, os.environ)
     counts = LineCounts()
     with open_for_writing(path, on_wait=_say) as store:
-        assembler = _restore(store, path)
+        assembler = _restore(store, path, rejections=args.settings.rejections == "index")
         inputs = open_inputs(args, stored=store.load_inputs(), use_last_line=False)
         _written, withdrawn = _index(inputs, assembler, store, counts)
     if args.stats:
@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_FILE_FAILED if inputs.faults else EXIT_DONE
 
 
-def _restore(store: SqliteStore, path: Path) -> Assembler:
-    assembler = Assembler(incremental=True)
+def _restore(store: SqliteStore, path: Path, *, rejections: bool) -> Assembler:
+    assembler = Assembler(incremental=True, rejections=rejections)
     try:
         assembler.restore(store.load_state())
     except SnapshotError as error:

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     """Parse and print; return 0, or 3 where a file could not be read to its end. Raises UsageError."""
     gc.set_threshold(_GARBAGE_THRESHOLD)
     inputs = open_inputs(args)
-    assembler = Assembler()
+    assembler = Assembler(rejections=args.settings.rejections == "index")
     counts = LineCounts()
     for_terminal = sys.stdout.isatty()
     finished: list[Transaction] = []
