@@ -19,7 +19,7 @@ from mailspan.queue_id import TIME_OF
 from mailspan.transaction import LineKey, Transaction, digest
 from reducer import sessions
 from reducer.effects import EFFECTS, born_of_clone, born_of_notice, rejected
-from reducer.snapshot import pack, pack_sessions, unpack, unpack_sessions
+from reducer.snapshot import due_of, pack, pack_sessions, unpack, unpack_sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +33,7 @@ LINGER_BY_COUNT_SECONDS = 3600
 LINGER_CLIENT_ONLY_SECONDS = 3600
 QUEUE_LIFETIME_SECONDS = 5 * 86400
 LINGER_OPEN_SECONDS = QUEUE_LIFETIME_SECONDS + 86400
+MOST_UNPACKED = 20_000
 _JUMP_SECONDS = 86400  # a stamp further ahead moves the clock only when a second line agrees
 
 _BIRTHS = frozenset({Received, Identified})
@@ -42,16 +43,28 @@ _COUNTED_MTAS = frozenset({"sendmail", "opensmtpd"})
 
 
 class _Host:
-    """The transactions of one host and its event clock."""
+    """The transactions of one host and its event clock. Those that rest are kept packed: as snapshots."""
 
-    __slots__ = ("ahead", "clock", "due", "name", "saved", "seconds", "sessions", "sessions_changed", "transactions")
+    __slots__ = (
+        "ahead",
+        "clock",
+        "due",
+        "name",
+        "saved",
+        "seconds",
+        "sessions",
+        "sessions_changed",
+        "transactions",
+        "unpacked",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.clock = 0
         self.ahead = 0  # a stamp far ahead that waits for a second line to agree
         self.saved = (0, 0)  # clock and ahead as last stored
-        self.transactions: dict[str, Transaction] = {}
+        self.transactions: dict[str, Transaction | bytes] = {}
+        self.unpacked = 0  # how many at the most are not packed
         self.sessions: sessions.Sessions = {}
         self.sessions_changed = False  # since they were last stored
         self.due: dict[int, list[str]] = {}  # the queue IDs to look at when the clock passes a second
@@ -65,6 +78,40 @@ class _Host:
             heapq.heappush(self.seconds, second)
         else:
             found.append(queue_id)
+
+    def find(self, queue_id: str) -> Transaction | None:
+        """Return the newest transaction of an ID, unpacked."""
+        found = self.transactions.get(queue_id)
+        return self.unpack(queue_id, found) if isinstance(found, bytes) else found
+
+    def unpack(self, queue_id: str, packed: bytes) -> Transaction:
+        """Unpack a transaction that is wanted again."""
+        found = self.transactions[queue_id] = unpack(packed)
+        self.unpacked += 1
+        return found
+
+    def pack_resting(self) -> None:
+        """Pack the half that was touched longest ago, but what waits to be written."""
+        active = [found for found in self.transactions.values() if not isinstance(found, bytes)]
+        active.sort(key=_touched)
+        packable = [found for found in active[: len(active) // 2] if not _waits(found)]
+        for found in packable:
+            self.transactions[found.queue_id] = pack(found, _due(found))
+        self.unpacked = len(active) - len(packable)
+
+    def unpacked_ones(self) -> Iterator[Transaction]:
+        """Yield the newest transaction of each ID; a packed one is unpacked for the time it is looked at."""
+        for found in self.transactions.values():
+            yield unpack(found) if isinstance(found, bytes) else found
+
+
+def _waits(newest: Transaction) -> bool:
+    """Whether an incarnation of the ID has changed and is not handed out for writing yet."""
+    return newest.changed or (newest.earlier is not None and _waits(newest.earlier))
+
+
+def _touched(transaction: Transaction) -> int:
+    return transaction.touched
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +127,15 @@ class Assembler:
 
     `apply` takes one record. A single pass takes `forgotten` as it goes and `remaining` at its end. An incremental
     one (`incremental=True`) writes `changed` and `snapshot_changes` together, and begins with `restore`. Without
-    `rejections` what was refused before it had a queue ID is counted only.
+    `rejections` what was refused before it had a queue ID is counted only. Of each host at most about `most_unpacked`
+    transactions are kept unpacked, which takes some ten times the memory.
     """
 
-    def __init__(self, *, incremental: bool = False, rejections: bool = True) -> None:
+    def __init__(
+        self, *, incremental: bool = False, rejections: bool = True, most_unpacked: int = MOST_UNPACKED
+    ) -> None:
         self._hosts: dict[str, _Host] = {}
+        self._most_unpacked = most_unpacked
         self._incremental = incremental
         self._rejections = rejections
         self._forgotten: list[Transaction] = []
@@ -113,6 +164,8 @@ class Assembler:
         if transaction is None:
             transaction = self._begin(host, record, queue_id, None)
         else:
+            if isinstance(transaction, bytes):
+                transaction = host.unpack(queue_id, transaction)
             if transaction.packed:
                 key = digest(line)
             if key in transaction.lines or transaction.earlier is not None:
@@ -155,7 +208,7 @@ class Assembler:
         key = digest((record.stamp.second, record.text))
         line = (record.stamp.second, f"{record.source.process}: {record.text}")
         queue_id = f"~{key.hex()}"
-        transaction = host.transactions.get(queue_id)
+        transaction = host.find(queue_id)
         if transaction is None:
             transaction = self._begin(host, record, queue_id, None)
             session = sessions.find_or_begin(host.sessions, record)
@@ -178,8 +231,9 @@ class Assembler:
     def _note_gap(self, host: _Host, record: Record) -> None:
         """Lines of this host are missing: whatever is open may lack some of its own."""
         line = (record.stamp.second, record.text)
-        for transaction in host.transactions.values():
-            if transaction.closed_by is None and _holder(transaction, line) is None:
+        for queue_id in list(host.transactions):
+            transaction = host.find(queue_id)
+            if transaction is not None and transaction.closed_by is None and _holder(transaction, line) is None:
                 transaction.lines[transaction.key_of(line)] = record.stamp
                 transaction.gap = True
                 self._mark(transaction)
@@ -215,7 +269,9 @@ class Assembler:
         changes: dict[str, bytes | None] = {}
         for host_name, queue_id in self._stale:
             newest = self._hosts[host_name].transactions.get(queue_id)
-            changes[f"{_TRANSACTION}{host_name}/{queue_id}"] = None if newest is None else pack(newest)
+            if newest is not None and not isinstance(newest, bytes):
+                newest = pack(newest, _due(newest))
+            changes[f"{_TRANSACTION}{host_name}/{queue_id}"] = newest
         self._stale.clear()
         for host in self._hosts.values():
             if host.saved != (host.clock, host.ahead):
@@ -238,13 +294,10 @@ class Assembler:
                 self._host(name.removeprefix(_SESSIONS)).sessions = unpack_sessions(value)
         for name, value in state.items():
             if name.startswith(_TRANSACTION):
-                newest = unpack(value)
-                host = self._host(newest.host)
-                host.transactions[newest.queue_id] = newest
-                transaction: Transaction | None = newest
-                while transaction is not None:
-                    host.look_again(transaction.queue_id, max(host.clock + 1, _due(transaction)))
-                    transaction = transaction.earlier
+                host_name, _, queue_id = name.removeprefix(_TRANSACTION).rpartition("/")
+                host = self._host(host_name)
+                host.transactions[queue_id] = value
+                host.look_again(queue_id, max(host.clock + 1, due_of(value)))
 
     def _host(self, name: str) -> _Host:
         host = self._hosts.get(name)
@@ -255,7 +308,7 @@ class Assembler:
     def remaining(self) -> Iterator[Transaction]:
         """Yield every transaction that is still in memory: open ones and those that linger."""
         for host in self._hosts.values():
-            for newest in host.transactions.values():
+            for newest in host.unpacked_ones():
                 transaction: Transaction | None = newest
                 while transaction is not None:
                     yield transaction
@@ -276,10 +329,15 @@ class Assembler:
     def _forget_due(self, host: _Host, queue_id: str) -> None:
         """Forget the incarnations of an ID whose time has come; look again when the next one is due."""
         kept: list[Transaction] = []
-        transaction = host.transactions.pop(queue_id, None)
+        found = host.transactions.pop(queue_id, None)
+        if isinstance(found, bytes) and due_of(found) > host.clock:
+            host.transactions[queue_id] = found
+            host.look_again(queue_id, due_of(found))
+            return
+        transaction = unpack(found) if isinstance(found, bytes) else found
         while transaction is not None:
             earlier, transaction.earlier = transaction.earlier, None
-            if _due(transaction) > host.clock:
+            if _due_alone(transaction) > host.clock:
                 kept.append(transaction)
             elif self._incremental:
                 self._stale.add((host.name, queue_id))
@@ -290,7 +348,7 @@ class Assembler:
             host.transactions[queue_id] = kept[0]
             for newer, older in pairwise(kept):
                 newer.earlier = older
-            host.look_again(queue_id, min(map(_due, kept)))
+            host.look_again(queue_id, _due(kept[0]))
 
     def _begin(self, host: _Host, record: Record, queue_id: str, earlier: Transaction | None) -> Transaction:
         """Open a transaction; the one before it under the same ID lost its tail if no line closed it."""
@@ -303,6 +361,9 @@ class Assembler:
             transaction.earlier = earlier
         host.transactions[queue_id] = transaction
         host.look_again(queue_id, host.clock + LINGER_CLIENT_ONLY_SECONDS)
+        host.unpacked += 1
+        if host.unpacked > self._most_unpacked:
+            host.pack_resting()
         return transaction
 
     def _touch(self, host: _Host, transaction: Transaction) -> None:
@@ -324,7 +385,7 @@ class Assembler:
 
     def _child(self, host: _Host, queue_id: str, record: Record, line: tuple[int, str]) -> Transaction | None:
         """Return the transaction of the new ID that a line names; None if the line is known there."""
-        transaction = host.transactions.get(queue_id)
+        transaction = host.find(queue_id)
         if transaction is not None:
             known = _holder(transaction, line)
             if known is not None:
@@ -375,7 +436,7 @@ class Assembler:
         if session is not None:
             sessions.enter(session, transaction)
         if event.requeued_from:
-            parent = host.transactions.get(event.requeued_from)
+            parent = host.find(event.requeued_from)
             if parent is not None and _holder(parent, line) is None:
                 parent.lines[parent.key_of(line)] = record.stamp
                 parent.add_link("requeued_as", transaction.queue_id, host.name)
@@ -445,7 +506,13 @@ def is_counted_closed(transaction: Transaction) -> bool:
     return len(last) >= (transaction.recipient_count or 0)
 
 
-def _due(transaction: Transaction) -> int:
+def _due(newest: Transaction) -> int:
+    """Return the host clock at which the first incarnation of an ID is forgotten if no further line comes."""
+    due = _due_alone(newest)
+    return due if newest.earlier is None else min(due, _due(newest.earlier))
+
+
+def _due_alone(transaction: Transaction) -> int:
     """Return the host clock at which the transaction is forgotten if no further line comes."""
     if transaction.closed_at is not None:
         return transaction.closed_at + LINGER_CLOSED_SECONDS

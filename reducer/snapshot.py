@@ -1,8 +1,9 @@
 """Snapshots: the state of open and lingering transactions as bytes, and back. Pure.
 
-A snapshot is one byte of schema version and MessagePack: the transaction's struct as it is, its earlier incarnations
-inside it, fields at their default left out. This version reads its own schema and the one before (there is none yet).
-Lines are kept as digests with their stamps: enough to know a line again, and to count and date it.
+A snapshot is one byte of schema version, the event time when it is due to be looked at again (8 bytes), and
+MessagePack: the transaction's struct as it is, its earlier incarnations inside it. Lines are kept as digests with their
+stamps: enough to know a line again, and to count and date it. This version reads its own schema and the one before
+(there is none yet); fields that are added at a struct's end need no new one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _Fact = TypeVar("_Fact")
 _Stored = TypeVar("_Stored")
 
 _VERSION_BYTE = bytes((SCHEMA_VERSION,))
+_HEAD_BYTES = 9
 _encode = msgspec.msgpack.Encoder().encode
 _transaction = msgspec.msgpack.Decoder(Transaction)
 _sessions = msgspec.msgpack.Decoder(dict[str, Session])
@@ -34,9 +36,14 @@ class SnapshotError(ValueError):
     """The bytes are no snapshot that this version can read."""
 
 
-def pack(newest: Transaction) -> bytes:
-    """Return the snapshot of all incarnations of a queue ID, the newest first."""
-    return _VERSION_BYTE + _encode(_with_digests(newest))
+def pack(newest: Transaction, due: int) -> bytes:
+    """Return the snapshot of all incarnations of a queue ID, the newest first; `due` is an event time in seconds."""
+    return _VERSION_BYTE + due.to_bytes(8, "big", signed=True) + _encode(_with_digests(newest))
+
+
+def due_of(snapshot: bytes) -> int:
+    """Return when the snapshot is due; it need not be unpacked for that."""
+    return int.from_bytes(snapshot[1:_HEAD_BYTES], "big", signed=True)
 
 
 def unpack(snapshot: bytes) -> Transaction:
@@ -44,7 +51,7 @@ def unpack(snapshot: bytes) -> Transaction:
 
     Raises SnapshotError for bytes that are no snapshot, or one of another schema version.
     """
-    return _unpack(snapshot, _transaction)
+    return _unpack(snapshot, _HEAD_BYTES, _transaction)
 
 
 def pack_sessions(sessions: Sessions) -> bytes:
@@ -54,14 +61,14 @@ def pack_sessions(sessions: Sessions) -> bytes:
 
 def unpack_sessions(snapshot: bytes) -> Sessions:
     """Return a host's sessions. Raises SnapshotError as `unpack` does."""
-    return _unpack(snapshot, _sessions)
+    return _unpack(snapshot, 1, _sessions)
 
 
-def _unpack(snapshot: bytes, decoder: msgspec.msgpack.Decoder[_Stored]) -> _Stored:
+def _unpack(snapshot: bytes, at: int, decoder: msgspec.msgpack.Decoder[_Stored]) -> _Stored:
     if snapshot[:1] != _VERSION_BYTE:
         raise SnapshotError(f"a snapshot of schema version {SCHEMA_VERSION} was expected")
     try:
-        return decoder.decode(memoryview(snapshot)[1:])
+        return decoder.decode(memoryview(snapshot)[at:])
     except msgspec.MsgspecError as error:
         raise SnapshotError(f"not a snapshot: {error}") from error
 

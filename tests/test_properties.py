@@ -45,9 +45,9 @@ def records_of(name: str) -> tuple[Record, ...]:
     return tuple(result for result in map(parser.parse, lines_of(name)) if isinstance(result, Record))
 
 
-def assemble(records: list[Record] | tuple[Record, ...]) -> dict[str, bytes]:
+def assemble(records: list[Record] | tuple[Record, ...], assembler: Assembler | None = None) -> dict[str, bytes]:
     """Return the encoded documents by id, of one pass."""
-    assembler = Assembler()
+    assembler = assembler or Assembler()
     for record in records:
         assembler.apply(record)
     found = [*assembler.forgotten(), *assembler.remaining()]
@@ -175,6 +175,12 @@ def hanging_together(records: list[Record]) -> list[list[Record]]:
             group_of[records[each].queue_id or records[each].source.process] = merged
     unique = {id(group): group for group in group_of.values()}
     return [[records[at] for at in sorted(group)] for group in unique.values()]
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_what_rests_packed_gives_the_same_documents(name: str) -> None:
+    packing = Assembler(most_unpacked=3)
+    assert assemble(records_of(name), packing) == assemble(records_of(name))
 
 
 HOSTILE = [
