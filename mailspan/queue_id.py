@@ -29,6 +29,8 @@ _POSTFIX = re.compile(POSTFIX)
 _SENDMAIL = re.compile(SENDMAIL)
 _SENDMAIL_TIMED = re.compile(r"[0-9A-Za-x]{7,8}[0-9]{5,10}")
 
+# Long IDs came with Postfix 2.9, of 2012: an earlier one was made by a host whose clock was lost, or by nobody.
+_FIRST_LONG, _LAST_LONG = 1_262_304_000, 4_102_444_800  # 2010 to 2100
 _FIRST_YEAR = 1990  # the base-60 year digit repeats after 60 years: read as 1990 to 2049
 
 
@@ -63,7 +65,7 @@ def is_sendmail(text: str) -> bool:
 
 
 def postfix_time(queue_id: str) -> int | None:
-    """Return the second that a long Postfix ID holds, None for a short one.
+    """Return the second that a long Postfix ID holds, None for a short one or where that cannot be.
 
     The long form is recognised by its separator: `3mfHGL1r9gzyQP` has "z" after ten base-52 characters.
     """
@@ -72,7 +74,7 @@ def postfix_time(queue_id: str) -> int | None:
     second = 0
     for character in queue_id[:6]:
         second = second * 52 + _BASE_52[character]
-    return second
+    return second if _FIRST_LONG <= second < _LAST_LONG else None
 
 
 def sendmail_time(queue_id: str) -> int | None:

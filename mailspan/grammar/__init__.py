@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mailspan import queue_id as ids
 from mailspan.event import Gap, Linked, Refused, Remarked
-from mailspan.event_time import Calendar, TimeSettings, read_timestamp
+from mailspan.event_time import Calendar, Survey, TimeSettings, read_timestamp
 from mailspan.grammar import postfix, sendmail, syslog
 from mailspan.record import Ignored, Record, Source, Stamp, Unparsed
 
@@ -31,7 +31,7 @@ REVISION = 1
 MAX_LINE_CHARACTERS = 65536
 MAX_NAMES = 8192  # hosts, programs and PIDs kept at hand: names in logs are hostile, so bounded
 
-MAX_SECONDS = 64  # stamps kept at hand: only the last ones, for one without a year may come back a year later
+MAX_SECONDS = 64  # stamps kept at hand: only the last ones, for one without a year comes back, a year or an hour later
 
 _FINE = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:?[0-9]{2})"
@@ -150,28 +150,58 @@ class Parser:
         self._default_host = default_host.lower()
         self._aliases = host_aliases or {}
         self._zones: dict[str, tzinfo] = dict(settings.host_zones)
-        self._calendars: dict[str | None, Calendar] = {}
-        self._first_known: int | None = None
+        self._calendar = Calendar(settings)
         self._programs: dict[str, _Program | Ignored] = {}
         self._hosts: dict[str, str] = {}
-        self._stamps: dict[str, Stamp] = {}  # by "Nov 23 07:55:08 "
+        self._stamps: dict[str, Stamp] = {}  # by "Nov 23 07:55:08 ", of two minutes at most
+        self._stamps_begin = 0
         self._minute_text, self._minute, self._minute_guessed = "", 0, False  # "Nov 23 07:55:", when it began
         self._moments: dict[tuple[str, str], int] = {}  # by "2026-11-23T07:55:08", "+01:00"
         self._heads: dict[str, _Head] = {}  # by "host program[pid]"
 
-    def calibrate(self, lines: Iterable[str]) -> None:
-        """Look through the first lines of the input for a queue ID that holds a time: it tells the year."""
+    def calibrate(self, lines: Iterable[str]) -> bool:
+        """Look through the first lines of the input, and samples of the rest, for what tells the first one's year.
+
+        Return whether it is known for good: then samples of the rest would tell no more.
+        """
+        if self._settings.year is not None or self._settings.is_live:
+            return True
+        survey = Survey()
+        first_zone = self._settings.zone
         for line in lines:
             header = syslog.split(line[:MAX_LINE_CHARACTERS])
-            if isinstance(header, str):
+            if isinstance(header, str) or header.wall is None:
                 continue
+            zone = self._zone(self._host(header.host))
+            if survey.first is None:
+                first_zone = zone
             program = _find_program(header.program)
-            if isinstance(program, Ignored):
-                continue
-            known = ids.TIME_OF[program.mta](header.message.partition(": ")[0])
-            if known is not None:
-                self._first_known = known
-                return
+            queue_id, known = None, None
+            if not isinstance(program, Ignored):
+                queue_id = header.message.partition(": ")[0]
+                queue_id = queue_id if program.is_id[queue_id] else None
+                known = ids.TIME_OF[program.mta](queue_id) if queue_id is not None else None
+            survey.add(header.wall, zone, queue_id, known)
+            if survey.is_sure:
+                break
+        if survey.first is None:
+            return True
+        year, is_known = survey.first_year(first_zone, self._settings.reference)
+        if year is not None:
+            self._calendar.begin(year, survey.first)
+        return is_known
+
+    def resume(self, second: int) -> None:
+        """Go on behind a line of that event time, in an input that was read up to there before."""
+        self._calendar.resume(second, self._settings.zone)
+
+    def refer_to(self, reference: int) -> None:
+        """Say when the lines that follow were read, where that is the reference of each (`TimeSettings.is_live`)."""
+        if self._calendar.reference != reference:
+            self._calendar.reference = reference
+            self._stamps.clear()
+            self._moments.clear()
+            self._minute_text = ""
 
     def parse(self, line: str) -> Record | Ignored | Unparsed:
         """Read one line without its end, LF or CR LF. Any text may come in: nothing is raised for what a log says.
@@ -240,6 +270,8 @@ class Parser:
             stamp = read_timestamp(moment[:10], moment[11:], "", zone)
             if stamp is None:
                 return None
+            if self._calendar.bounded(stamp.second) is not None:
+                return self._bound(stamp)
             if len(self._moments) > MAX_SECONDS:
                 self._moments.clear()
             second = self._moments[moment, zone] = stamp.second
@@ -296,13 +328,13 @@ class Parser:
             return Unparsed(header.program, "no rule", queue_id)
         if isinstance(reading, Ignored):
             return reading
-        stamp = header.stamp or self._place(header, host, program.mta, queue_id, stamp_text)
+        stamp = self._place(header, host, program.mta, queue_id, stamp_text)
         if stamp is None:
             return Unparsed(header.program, "no such time", queue_id)
         return Record(stamp, _source(header, host, program), queue_id, text, reading)
 
     def _gap(self, header: syslog.Header, host: str) -> Record | Unparsed:
-        stamp = header.stamp or self._place(header, host, "", None, "")
+        stamp = self._place(header, host, "", None, "")
         if stamp is None:
             return Unparsed(header.program, "no such time")
         source = Source(host, header.program, header.pid, "", f"{header.program}[{header.pid}]")
@@ -319,23 +351,31 @@ class Parser:
                 self._hosts[name] = host
         return host
 
+    def _zone(self, host: str) -> tzinfo | None:
+        return self._zones.get(host, self._settings.zone)
+
+    def _bound(self, stamp: Stamp) -> Stamp:
+        """Put the reference in place of a live line's stamp that cannot be; any other stamp stands."""
+        second = self._calendar.bounded(stamp.second)
+        return stamp if second is None else Stamp(second, 0, 0, guessed=True)
+
     def _place(self, header: syslog.Header, host: str, mta: str, queue_id: str | None, stamp_text: str) -> Stamp | None:
         """Give a stamp its year and zone, and remember it for the lines of the same second."""
+        if header.stamp is not None:
+            return self._bound(header.stamp)
         if header.wall is None:
             return None
         known = ids.TIME_OF[mta](queue_id) if mta and queue_id else None
-        zone_of = host if host in self._zones else None
-        calendar = self._calendars.get(zone_of)
-        if calendar is None:
-            calendar = Calendar(self._settings, self._zones.get(host, self._settings.zone), self._first_known)
-            self._calendars[zone_of] = calendar
-        placed = calendar.place(header.wall, known)
+        placed = self._calendar.place(header.wall, self._zone(host), known, queue_id)
         if placed is None:
             return None
         fraction = header.fraction
         millisecond = int((fraction + "00")[:3]) if fraction else 0
-        stamp = Stamp(placed[0], millisecond, len(fraction), placed[1])
-        if stamp_text:
+        stamp = Stamp(placed.second, millisecond, len(fraction), placed.is_guessed)
+        if stamp_text and placed.is_common:
+            if not 0 <= placed.second - self._stamps_begin < MAX_SECONDS:
+                self._stamps.clear()
+                self._stamps_begin = placed.second
             self._minute_text, self._minute = stamp_text[:13], stamp.second - header.wall.second
             self._minute_guessed = stamp.guessed
             return self._remember(stamp_text, stamp)

@@ -1,7 +1,8 @@
 """Syslog headers: where the stamp, the host, the program and the message of a line are.
 
-Pure. RFC 3164 (one- and two-digit days, `<PRI>` or none, a fraction or none, a missing host), RFC 3339 stamps with any
-zone in place of the old ones (rsyslog, syslog-ng, journalctl -o short-iso), and RFC 5424. The usual form is split
+Pure. RFC 3164 (one- and two-digit days, `<PRI>` or none, a year or none, a fraction or none, a colon behind the stamp as
+Cisco's devices write it, a missing host), RFC 3339 stamps with any zone, or none, in place of the old ones (rsyslog,
+syslog-ng, journalctl -o short-iso), and RFC 5424. The usual form is split
 without a regular expression by the caller (`mailspan.grammar`); this is the general way, for every other line.
 """
 
@@ -19,11 +20,16 @@ if TYPE_CHECKING:
 _PRIORITY = re.compile(r"<[0-9]{1,3}>")
 _OLD = re.compile(
     r"(?P<month>[A-Z][a-z]{2}) {1,2}(?P<day>[0-9]{1,2}) (?:(?P<year>[0-9]{4}) )?"
-    r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})(?:\.(?P<fraction>[0-9]{1,9}))?:? +"
+    r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})(?:[.,](?P<fraction>[0-9]{1,9}))?:? +"
 )
 _NEW = re.compile(
-    r"(?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2})[T ](?P<time>[0-9]{2}:[0-9]{2}:[0-9]{2})(?:[.,](?P<fraction>[0-9]{1,9}))?"
-    r" ?(?P<zone>Z|[+-][0-9]{2}(?::?[0-9]{2})?) +"
+    r"(?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ](?P<time>[0-9]{2}:[0-9]{2}:[0-9]{2})(?:[.,](?P<fraction>[0-9]{1,9}))?"
+    r" ?(?P<zone>[Zz]|[+-][0-9]{2}(?::?[0-9]{2})?):? +"
+)
+# With a blank in it, a stamp without a zone is one of Exim's own log files.
+_NEW_LOCAL = re.compile(
+    r"(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})[Tt]"
+    r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})(?:[.,](?P<fraction>[0-9]{1,9}))?:? +"
 )
 _VERSION = re.compile(r"1 (?P<stamp>\S+) (?P<host>\S+) (?P<app>\S+) (?P<process>\S+) \S+ ")
 _STRUCTURED = re.compile(r'(?:-|(?:\[(?:[^\]"\\]|\\.|"(?:[^"\\]|\\.)*+")*+\])+)(?: |\Z)')
@@ -55,10 +61,14 @@ def split(line: str) -> Header | str:
         version = _VERSION.match(line, start)
         if version is not None:
             return _split_5424(line, version)
+    elif line[:2] == "1 ":
+        version = _VERSION.match(line)
+        if version is not None:
+            return _split_5424(line, version)
     stamp, wall, fraction = None, None, ""
-    match = _OLD.match(line, start)
+    match = _OLD.match(line, start) or _NEW_LOCAL.match(line, start)
     if match is not None:
-        wall = read_wall_time(*match.group("month", "day", "hour", "minute", "second"))
+        wall = read_wall_time(*match.group("month", "day", "hour", "minute", "second", "year"))
         if wall is None:
             return "no such time"
         fraction = match["fraction"] or ""

@@ -28,6 +28,16 @@ STDIN = "-"
 
 _LOOK_BYTES = 65536
 _LOOK_LINES = 1000
+# Where queue IDs do not tell the year, the New Years that pass in a file are counted in some of its lines. One that
+# spans years is a small one or has many lines for each; a large compressed one is not unpacked twice for that.
+_ALL_PLAIN_BYTES, _ALL_PACKED_BYTES = 8 << 20, 2 << 20
+_MOST_CHUNKS = 512
+_CHUNK_LINES = 64
+_EVERY = 16
+_LINE_CHARACTERS = 256
+_SAMPLES = 1024
+_SAMPLE_BYTES = 4096
+_FIRST_RECORDS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +135,21 @@ def _look_at(name: str, settings: ReadSettings, report: Callable[[str, str], Non
             report(name, f"{stream.damage}; nothing of it can be used")
             return None
         modified = settings.now if is_pipe else int(status.st_mtime)
-        lines = split_lines(head)[:_LOOK_LINES]
+        lines = split_lines(head)
         if len(lines) > 1 and len(head) >= _LOOK_BYTES:
             lines.pop()  # cut
-        first_second, is_log = _find_first(lines, _parser(settings, modified, lines))
+        parser = _parser(settings, modified)
+        for_year = lines
+        if not parser.calibrate(lines) and not is_pipe and len(head) >= _LOOK_BYTES:
+            for_year = [*lines, *_sample(name, stream, status.st_size)]
+            parser.calibrate(for_year)
+        lines = lines[:_LOOK_LINES]
+        first_second, is_log = _find_first(lines, parser)
         if not is_log and b"\0" in head:
             report(name, "is not a log but a binary file")
             return None
+        parser = _parser(settings, modified)
+        parser.calibrate(for_year)
         keep = is_pipe
         return Candidate(
             name=name,
@@ -140,7 +158,7 @@ def _look_at(name: str, settings: ReadSettings, report: Callable[[str, str], Non
             modified=modified,
             is_compressed=stream.is_compressed,
             first_second=first_second,
-            parser=_parser(settings, modified, lines),
+            parser=parser,
             stream=stream if is_pipe else None,
         )
     finally:
@@ -176,22 +194,48 @@ def _read_head(stream: Stream, size: int) -> bytes:
     return head
 
 
-def _parser(settings: ReadSettings, modified: int, lines: Sequence[str]) -> Parser:
-    parser = Parser(settings.time_settings(modified), settings.default_host, settings.host_aliases)
-    parser.calibrate(lines)
-    return parser
+def _parser(settings: ReadSettings, modified: int) -> Parser:
+    return Parser(settings.time_settings(modified), settings.default_host, settings.host_aliases)
+
+
+def _sample(name: str, stream: Stream, size: int) -> list[str]:
+    """Return the beginnings of some lines behind the head of a file. What cannot be read is told later, on reading."""
+    found: list[str] = []
+    try:
+        if size <= (_ALL_PACKED_BYTES if stream.is_compressed else _ALL_PLAIN_BYTES):
+            for _ in range(_MOST_CHUNKS):
+                chunk = stream.read(_LOOK_BYTES)
+                if not chunk:
+                    break
+                lines = split_lines(chunk)[1:-1]
+                found += [line[:_LINE_CHARACTERS] for line in (*lines[::_EVERY], *lines[-1:])][:_CHUNK_LINES]
+        elif not stream.is_compressed:
+            with open(name, "rb", buffering=0) as file:
+                for at in [*range(_LOOK_BYTES, size - _SAMPLE_BYTES, size // _SAMPLES), size - _SAMPLE_BYTES]:
+                    file.seek(at)
+                    found += split_lines(file.read(_SAMPLE_BYTES))[1:-1][-1:]
+    except (DamagedError, OSError):
+        return found
+    return found
 
 
 def _find_first(lines: Iterable[str], parser: Parser) -> tuple[int, bool]:
-    """Return the event time of the first record, and whether any line is one of a log."""
+    """Return the event time that the input begins with, and whether any line is one of a log.
+
+    It is the earliest of the first records, so that one with a stamp far ahead does not put the input off.
+    """
     is_log = False
+    first, records = 0, 0
     for line in lines:
         if line.strip("\0 \t"):
             result = parser.parse(line)
             if isinstance(result, Record):
-                return result.stamp.second, True
+                first = min(first or result.stamp.second, result.stamp.second)
+                records += 1
+                if records == _FIRST_RECORDS:
+                    break
             is_log = is_log or not isinstance(result, Unparsed) or bool(result.program)
-    return 0, is_log
+    return first, is_log
 
 
 def _group(candidates: Sequence[Candidate]) -> list[tuple[Candidate, ...]]:

@@ -54,7 +54,10 @@ class Reading:
         self._use_last_line = use_last_line
         self._report = report
         self._note = note
-        self._parse = source.files[0].parser.parse
+        parser = source.files[0].parser
+        if source.position.second:
+            parser.resume(source.position.second)
+        self._parse = parser.parse
         self._files = iter(source.files)
         self._file: Candidate | None = None
         self._stream: Stream | None = None
