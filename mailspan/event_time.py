@@ -269,6 +269,8 @@ class Calendar:
                 self._count = YearCount(year, wall.in_year)
         if self._count is None:
             self._count = YearCount(year, wall.in_year)
+        elif wall.year is not None and abs(wall.year - self._count.year) > 1:
+            return Placed(second, is_guessed=False, is_common=False)  # one stamp does not move the others
         self._count.go_on(year, wall.in_year)
         self._last = second
         return Placed(second, is_guessed=not certain, is_common=True)

@@ -34,7 +34,10 @@ LINGER_CLIENT_ONLY_SECONDS = 3600
 QUEUE_LIFETIME_SECONDS = 5 * 86400
 LINGER_OPEN_SECONDS = QUEUE_LIFETIME_SECONDS + 86400
 MOST_UNPACKED = 20_000
-_JUMP_SECONDS = 86400  # a stamp further ahead moves the clock only when a second line agrees
+_JUMP_SECONDS = 86400
+_AGREEING_SECONDS = 3
+# A stamp further than a day from the clock, ahead or behind, moves it only when lines of three seconds in a row agree:
+# neither an absurd stamp, nor two, nor a line that comes twice can make everything be forgotten, or stop forgetting.
 
 _BIRTHS = frozenset({Received, Identified})
 _FINAL = frozenset({"delivered", "relayed", "expanded", "discarded", "bounced", "expired", "rejected"})
@@ -46,7 +49,8 @@ class _Host:
     """The transactions of one host and its event clock. Those that rest are kept packed: as snapshots."""
 
     __slots__ = (
-        "ahead",
+        "agreed",
+        "away",
         "clock",
         "due",
         "name",
@@ -61,8 +65,9 @@ class _Host:
     def __init__(self, name: str) -> None:
         self.name = name
         self.clock = 0
-        self.ahead = 0  # a stamp far ahead that waits for a second line to agree
-        self.saved = (0, 0)  # clock and ahead as last stored
+        self.away = 0  # the latest stamp far from the clock, and how many seconds in a row agreed with it
+        self.agreed = 0
+        self.saved = (0, 0, 0)  # clock, away and agreed as last stored
         self.transactions: dict[str, Transaction | bytes] = {}
         self.unpacked = 0  # how many at the most are not packed
         self.sessions: sessions.Sessions = {}
@@ -148,7 +153,7 @@ class Assembler:
         host = self._hosts.get(source.host) or self._host(source.host)
         stamp = record.stamp
         second = stamp.second
-        if second > host.clock:
+        if second != host.clock:
             self._advance(host, second)
         queue_id = record.queue_id
         event = record.event
@@ -274,9 +279,9 @@ class Assembler:
             changes[f"{_TRANSACTION}{host_name}/{queue_id}"] = newest
         self._stale.clear()
         for host in self._hosts.values():
-            if host.saved != (host.clock, host.ahead):
-                host.saved = (host.clock, host.ahead)
-                changes[f"{_HOST}{host.name}"] = b"%d %d" % host.saved
+            if host.saved != (host.clock, host.away, host.agreed):
+                host.saved = (host.clock, host.away, host.agreed)
+                changes[f"{_HOST}{host.name}"] = b"%d %d %d" % host.saved
             if host.sessions_changed:
                 host.sessions_changed = False
                 changes[f"{_SESSIONS}{host.name}"] = pack_sessions(host.sessions) if host.sessions else None
@@ -287,9 +292,8 @@ class Assembler:
         for name, value in state.items():
             if name.startswith(_HOST):
                 host = self._host(name.removeprefix(_HOST))
-                clock, _, ahead = value.partition(b" ")
-                host.clock, host.ahead = int(clock), int(ahead)
-                host.saved = (host.clock, host.ahead)
+                clock, away, agreed = (int(each) for each in (*value.split(), b"0")[:3])
+                host.clock, host.away, host.agreed = host.saved = (clock, away, agreed)
             elif name.startswith(_SESSIONS):
                 self._host(name.removeprefix(_SESSIONS)).sessions = unpack_sessions(value)
         for name, value in state.items():
@@ -316,15 +320,41 @@ class Assembler:
 
     def _advance(self, host: _Host, second: int) -> None:
         """Move the host's clock on, and forget what is due."""
-        far = host.clock and second > host.clock + _JUMP_SECONDS
-        if far and (not host.ahead or abs(second - host.ahead) > _JUMP_SECONDS):
-            host.ahead = second
+        if host.clock and abs(second - host.clock) > _JUMP_SECONDS:
+            if host.agreed and abs(second - host.away) <= _JUMP_SECONDS:
+                if second > host.away:
+                    host.away = second
+                    host.agreed += 1
+            else:
+                host.away = second
+                host.agreed = 1
+            if host.agreed < _AGREEING_SECONDS:
+                return
+            host.clock = second
+            self._date_again(host)
+        host.away = host.agreed = 0
+        if second < host.clock:
             return
-        host.ahead = 0
         host.clock = second
         while host.seconds and host.seconds[0] <= second:
             for queue_id in host.due.pop(heapq.heappop(host.seconds)):
                 self._forget_due(host, queue_id)
+
+    def _date_again(self, host: _Host) -> None:
+        """After a jump, give the transactions that the old clock touched a place on the new one: their last line's."""
+        for newest in host.transactions.values():
+            transaction: Transaction | None = newest
+            while transaction is not None:
+                own = max(stamp.second for stamp in transaction.lines.values())
+                if own > host.clock:
+                    own = host.clock if transaction.touched <= host.clock else transaction.touched
+                if abs(own - transaction.touched) > _JUMP_SECONDS:
+                    transaction.touched = own
+                    if transaction.closed_at is not None:
+                        transaction.closed_at = own
+                    self._stale.add((host.name, transaction.queue_id))
+                    host.look_again(transaction.queue_id, max(host.clock + 1, _due(transaction)))
+                transaction = transaction.earlier
 
     def _forget_due(self, host: _Host, queue_id: str) -> None:
         """Forget the incarnations of an ID whose time has come; look again when the next one is due."""

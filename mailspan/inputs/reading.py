@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 Result = Record | Ignored | Unparsed
 
-_JUMP_SECONDS = 86400  # a stamp further ahead counts only when a second line agrees, as in the assembler
+_JUMP_SECONDS = 86400  # stamps further ahead count only when three seconds in a row agree, as in the assembler
+_AGREEING_SECONDS = 3
+_AGREEING_RESULTS = 1000
 
 
 class Taken(NamedTuple):
@@ -68,7 +70,6 @@ class Reading:
         self._taken = 0
         self._seconds: list[int] = []
         self._clock = source.first_second
-        self._ahead = 0
 
     @property
     def last_second(self) -> int:
@@ -102,21 +103,27 @@ class Reading:
         clock = self._clock
         seconds = self._seconds
         append = seconds.append
-        for result in self.results:
+        for at, result in enumerate(self.results):
             if type(result) is Record:
                 second = result.stamp.second
-                if second > clock:
-                    if (
-                        second - clock < _JUMP_SECONDS
-                        or not clock
-                        or (self._ahead and abs(second - self._ahead) < _JUMP_SECONDS)
-                    ):
-                        clock = second
-                        self._ahead = 0
-                    else:
-                        self._ahead = second
+                if second > clock and (second - clock <= _JUMP_SECONDS or not clock or self._agree(at, second)):
+                    clock = second
             append(clock)
         self._clock = clock
+
+    def _agree(self, at: int, second: int) -> bool:
+        """Whether the results from `at` on agree with a time far ahead: the log paused, it is no absurd stamp."""
+        latest, agreed = second, 1
+        for result in self.results[at : at + _AGREEING_RESULTS]:
+            if isinstance(result, Record):
+                if abs(result.stamp.second - second) > _JUMP_SECONDS:
+                    return False
+                if result.stamp.second > latest:
+                    latest = result.stamp.second
+                    agreed += 1
+                    if agreed == _AGREEING_SECONDS:
+                        return True
+        return False
 
     def take_all(self) -> Taken:
         """Hand out all that was read and not taken."""
