@@ -37,7 +37,9 @@ Document = dict[str, Any]
 PAGE_RECIPIENTS = 500
 FIRST_ATTEMPTS, LAST_ATTEMPTS = 2, 8
 MAX_ID_CHARACTERS = 128
+ID_AHEAD_SECONDS = 26 * 3600  # by a wrong zone; an ID that is younger still than its lines holds no time of theirs
 CLOCK_SKEW_SECONDS = 900
+SLOW_BIRTH_SKEW_SECONDS = 2700  # Sendmail and Exim log the birth only when the whole message has come
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,9 @@ def _document(transaction: Transaction, by_recipient: dict[str, list[Row]], show
     if birth is not None:
         date = birth
     else:
-        date = Stamp(known, 0, 0, guessed=False) if known is not None else min(lines.values(), key=instant)
+        date = min(lines.values(), key=instant)
+        if known is not None and known <= date.second + ID_AHEAD_SECONDS:
+            date = Stamp(known, 0, 0, guessed=False)
     closed_by = transaction.closed_by or _closed_by_count(transaction, by_recipient)
     client = received.client if received is not None else refusals[0][1].client if refusals else None
     client = client or _NO_CLIENT
@@ -404,9 +408,10 @@ def _notes(transaction: Transaction, birth: Stamp | None, known: int | None) -> 
         notes.append("year guessed")
     if transaction.truncated:
         notes.append("truncated")
-    if known is not None and birth is not None and transaction.received is not None:
+    if known is not None and birth is not None:
         ahead = birth.second - known
-        if ahead < -60 or ahead >= CLOCK_SKEW_SECONDS:  # noqa: PLR2004  an ID is made before its line is logged
+        late = CLOCK_SKEW_SECONDS if transaction.mta == "postfix" else SLOW_BIRTH_SKEW_SECONDS
+        if ahead < -60 or ahead >= late:  # noqa: PLR2004  an ID is made before its line is logged
             notes.append("clock skew")
     return notes
 

@@ -6,8 +6,8 @@ year that puts the stamp at most 26 hours after the reference; inside a file it 
 Year (`YearCount`), and it is the file's last stamp that the reference dates (`Survey`). An hour that comes twice (the
 clock is put back) is told apart by the order of the lines, and by the queue ID: no line is older than its ID.
 
-A queue ID is log text, so it may be forged, or much older than its line (a mail that waited). Its own line alone gets
-its year, and only where it would be a line of a young mail; other lines follow when a second ID says the same.
+A queue ID is log text, so it may be forged, or much older than its line (a mail that waited). Its year counts where
+that makes its line one of a young mail; alone among lines of another year it moves none of them, and two must agree.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from mailspan.record import Stamp
 _DAY = 86400
 _SLACK_SECONDS = 26 * 3600
 _YOUNG_SECONDS = 6 * _DAY  # a queue lifetime and a day: most lines are of younger mail
+_CLOSE_SECONDS = 3600
 _JITTER_SECONDS = 60  # lines come out of order by less
 _LIVE_PAST_SECONDS, _LIVE_FUTURE_SECONDS = 400 * _DAY, _DAY
 # How far apart two lines in a row may be, in either direction, decides which year the later one is of.
 _STRAGGLER_SECONDS = 7 * _DAY  # from January to December: a line that came late, not a gap of nearly a year
 _LATE_SECONDS = 120 * _DAY  # back in the year: a late line, or files put together in another order
 _HALF_YEAR_SECONDS = 183 * _DAY
-_RETURN_SECONDS = 31 * _DAY  # a clock that was lost and came back does so near where it was
+_LOST_CLOCK_SECONDS = 2 * _DAY  # into January: there a clock begins that was lost (1970)
+_RETURN_SECONDS = 31 * _DAY  # it comes back near where it was
 _YEAR_SECONDS = 365.25 * _DAY
 _MONTHS = {
     name: number
@@ -125,7 +127,7 @@ class YearCount:
         ahead = in_year - self._in_year
         if ahead > 366 * _DAY - _STRAGGLER_SECONDS:
             return self.year - 1
-        if ahead > _HALF_YEAR_SECONDS and self._before is not None:
+        if ahead > _HALF_YEAR_SECONDS and self._before is not None and self._in_year < _LOST_CLOCK_SECONDS:
             year, left = self._before
             if -_STRAGGLER_SECONDS <= in_year - left <= _RETURN_SECONDS:
                 return year  # a host without a clock began at 1 January, and has got the time since
@@ -261,12 +263,15 @@ class Calendar:
                 self._other = None
             elif own is not None and own[1] - known <= _YOUNG_SECONDS:
                 other = (own[0] - year, queue_id)
-                if self._other is None or self._other[0] != other[0] or self._other[1] == queue_id:
+                if self._other is not None and self._other[0] == other[0] and self._other[1] != queue_id:
+                    self._other = None
+                    year, second = own
+                    self._count = YearCount(year, wall.in_year)
+                else:
                     self._other = other
-                    return Placed(own[1] if own[1] <= limit else second, is_guessed=True, is_common=False)
-                self._other = None
-                year, second = own
-                self._count = YearCount(year, wall.in_year)
+                    # Close behind other lines it is of their year; the short way through the parser finds the same.
+                    if self._last is None or abs(second - self._last) > _CLOSE_SECONDS:
+                        return Placed(own[1] if own[1] <= limit else second, is_guessed=True, is_common=False)
         if self._count is None:
             self._count = YearCount(year, wall.in_year)
         elif wall.year is not None and abs(wall.year - self._count.year) > 1:

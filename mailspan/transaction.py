@@ -86,5 +86,16 @@ class Transaction(Struct, array_like=True, omit_defaults=True):
             self.links.append(link)
 
     def has_only_client(self) -> bool:
-        """Whether nothing but the client's line (and perhaps its Message-ID) is known."""
-        return not (self.queued or self.attempts or self.refusals or self.inspections or self.closed_by or self.child)
+        """Whether nothing but the client's line (and perhaps its Message-ID) is known: the mail may never have come.
+
+        A size says that it came: Sendmail logs it in the birth line, and may deliver days later.
+        """
+        return not (
+            self.queued
+            or self.size
+            or self.attempts
+            or self.refusals
+            or self.inspections
+            or self.closed_by
+            or self.child
+        )

@@ -347,7 +347,7 @@ class Assembler:
             while transaction is not None:
                 own = max(stamp.second for stamp in transaction.lines.values())
                 if own > host.clock:
-                    own = host.clock if transaction.touched <= host.clock else transaction.touched
+                    own = max(host.clock, transaction.touched)
                 if abs(own - transaction.touched) > _JUMP_SECONDS:
                     transaction.touched = own
                     if transaction.closed_at is not None:

@@ -6,7 +6,7 @@ leaves out what is at its default in mailspan.document.FIELDS or empty, and has 
 delivery leaves out its nulls. `python -m tests.golden --accept [NAME…]` (`make accept`) rewrites the expectations: the
 diff is what to review. Without `--accept` it prints the cases that differ.
 
-Options: `year=`, `zone=`, `host=` (of lines that carry none), `reference=` (RFC 3339: the input's own time),
+Options: `year=`, `zone=`, `zones=HOST:ZONE,…`, `host=` (of lines that carry none), `reference=` (RFC 3339: the input's own time),
 `unparsed=N` (how many lines nobody can read; 0 unless said).
 """
 
@@ -60,7 +60,13 @@ class Case:
         """Return a parser with the case's options."""
         year, zone = self.options.get("year"), self.options.get("zone", "UTC")
         reference = datetime.fromisoformat(self.options.get("reference", REFERENCE))
-        settings = TimeSettings(int(reference.timestamp()), year=int(year) if year else None, zone=ZoneInfo(zone))
+        rows = [row.split(":") for row in self.options.get("zones", "").split(",") if row]
+        settings = TimeSettings(
+            int(reference.timestamp()),
+            year=int(year) if year else None,
+            zone=ZoneInfo(zone),
+            host_zones=tuple((host, ZoneInfo(name)) for host, name in rows),
+        )
         return Parser(settings, self.options.get("host", "mx1"))
 
 

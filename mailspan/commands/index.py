@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from mailspan.clock_skew import ClockSkews
 from mailspan.commands.logs import (
     EXIT_DONE,
     EXIT_FILE_FAILED,
@@ -21,6 +22,7 @@ from mailspan.commands.logs import (
     add_log_arguments,
     apply_results,
     open_inputs,
+    say_skews,
 )
 from mailspan.errors import StoreError
 from reducer.assembler import Assembler
@@ -58,10 +60,12 @@ def run(args: argparse.Namespace) -> int:
     gc.set_threshold(_GARBAGE_THRESHOLD)
     path = path_of_store(args.store, os.environ)
     counts = LineCounts()
+    skews = ClockSkews()
     with open_for_writing(path, on_wait=_say) as store:
         assembler = _restore(store, path, rejections=args.settings.rejections == "index")
         inputs = open_inputs(args, stored=store.load_inputs(), use_last_line=False)
-        _written, withdrawn = _index(inputs, assembler, store, counts)
+        _written, withdrawn = _index(inputs, assembler, store, counts, skews)
+    say_skews(skews, args.zone)
     if args.stats:
         for row in counts.table():
             sys.stderr.write(row + "\n")
@@ -79,7 +83,9 @@ def _restore(store: SqliteStore, path: Path, *, rejections: bool) -> Assembler:
     return assembler
 
 
-def _index(inputs: Inputs, assembler: Assembler, store: SqliteStore, counts: LineCounts) -> tuple[int, int]:
+def _index(
+    inputs: Inputs, assembler: Assembler, store: SqliteStore, counts: LineCounts, skews: ClockSkews
+) -> tuple[int, int]:
     """Read all inputs, with a commit now and then; return the numbers of documents written and withdrawn."""
     written = withdrawn = 0
     committed_lines, committed_at = 0, time.monotonic()
@@ -89,16 +95,19 @@ def _index(inputs: Inputs, assembler: Assembler, store: SqliteStore, counts: Lin
             bar.update(inputs.packed_bytes_done - bar.n)
             now = time.monotonic()
             if counts.lines - committed_lines >= _COMMIT_LINES or now - committed_at >= _COMMIT_SECONDS:
-                indexed, gone = _commit(inputs, assembler, store)
+                indexed, gone = _commit(inputs, assembler, store, skews)
                 written, withdrawn = written + indexed, withdrawn + gone
                 committed_lines, committed_at = counts.lines, now
-    indexed, gone = _commit(inputs, assembler, store)
+    indexed, gone = _commit(inputs, assembler, store, skews)
     return written + indexed, withdrawn + gone
 
 
-def _commit(inputs: Inputs, assembler: Assembler, store: SqliteStore) -> tuple[int, int]:
+def _commit(inputs: Inputs, assembler: Assembler, store: SqliteStore, skews: ClockSkews) -> tuple[int, int]:
     """Keep all that came of the lines so far, and how far the files were read, in one transaction of the store."""
     changes = assembler.changed()
+    for document in changes.documents:
+        if document["notes"]:
+            skews.add(document)
     state = assembler.snapshot_changes()
     result = store.commit(changes.documents, state, inputs.position_changes(), withdrawn=changes.withdrawn)
     return result.indexed, len(changes.withdrawn)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from mailspan.clock_skew import ClockSkews
     from mailspan.inputs import Result
 
 EXIT_DONE, EXIT_FILE_FAILED = 0, 3
@@ -91,6 +92,14 @@ def _read_zones(texts: Sequence[str]) -> tuple[tzinfo | None, tuple[tuple[str, t
         else:
             raise UsageError(f"--zone {text!r}: expected HOST=ZONE or ZONE")
     return zone, tuple(host_zones)
+
+
+def say_skews(skews: ClockSkews, texts: Sequence[str]) -> None:
+    """Say on stderr, once per host, where stamps and queue IDs differ; `texts` are the --zone arguments."""
+    zone, host_zones = _read_zones(texts)
+    zones = dict(host_zones)
+    for host, report in skews.reports(lambda host: zones.get(host, zone)):
+        _say_note(host, report)
 
 
 def _read_year(text: str | None) -> int | None:

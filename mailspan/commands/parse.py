@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from mailspan.clock_skew import ClockSkews
 from mailspan.commands.logs import (
     EXIT_DONE,
     EXIT_FILE_FAILED,
@@ -19,6 +20,7 @@ from mailspan.commands.logs import (
     add_log_arguments,
     apply_results,
     open_inputs,
+    say_skews,
 )
 from mailspan.document import documents
 from mailspan.record import Ignored, Record
@@ -53,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     assembler = Assembler(rejections=args.settings.rejections == "index")
     counts = LineCounts()
     for_terminal = sys.stdout.isatty()
+    skews = ClockSkews()
     finished: list[Transaction] = []
     for batch in inputs.batches():
         apply_results(batch.results, assembler.apply, counts)
@@ -60,24 +63,30 @@ def run(args: argparse.Namespace) -> int:
             _print_unparsed(batch)
         finished += assembler.forgotten()
         if len(finished) >= _WRITE_TRANSACTIONS:
-            _write(finished, for_terminal=for_terminal)
+            _write(finished, skews, for_terminal=for_terminal)
             finished.clear()
     for transaction in assembler.remaining():
         finished.append(transaction)
         if len(finished) >= _WRITE_TRANSACTIONS:
-            _write(finished, for_terminal=for_terminal)
+            _write(finished, skews, for_terminal=for_terminal)
             finished.clear()
-    _write(finished, for_terminal=for_terminal)
+    _write(finished, skews, for_terminal=for_terminal)
     sys.stdout.flush()
+    say_skews(skews, args.zone)
     if args.stats:
         for row in counts.table():
             sys.stderr.write(row + "\n")
     return EXIT_FILE_FAILED if inputs.faults else EXIT_DONE
 
 
-def _write(transactions: Iterable[Transaction], *, for_terminal: bool) -> None:
+def _write(transactions: Iterable[Transaction], skews: ClockSkews, *, for_terminal: bool) -> None:
     dumps = orjson.dumps
-    encoded = [dumps(document) for transaction in transactions for document in documents(transaction)]
+    encoded = []
+    for transaction in transactions:
+        for document in documents(transaction):
+            if document["notes"]:
+                skews.add(document)
+            encoded.append(dumps(document))
     if not encoded:
         return
     encoded.append(b"")

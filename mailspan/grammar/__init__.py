@@ -149,7 +149,7 @@ class Parser:
         self._settings = settings
         self._default_host = default_host.lower()
         self._aliases = host_aliases or {}
-        self._zones: dict[str, tzinfo] = dict(settings.host_zones)
+        self._zones: dict[str, tzinfo] = {self._aliases.get(host, host): zone for host, zone in settings.host_zones}
         self._calendar = Calendar(settings)
         self._programs: dict[str, _Program | Ignored] = {}
         self._hosts: dict[str, str] = {}
