@@ -151,15 +151,14 @@ class Survey:
         self._last: WallTime | None = None
         self._count = YearCount(0, 0)
         self._leap_years: set[int] = set()
-        self._young: dict[str, int] = {}  # by queue ID: the first year of the input that it tells
+        self._young: dict[str, int] = {}  # by queue ID, or stamp with a year: the first year of the input that it tells
         self._old: dict[str, int] = {}
-        self._written: int | None = None  # the first year, by a stamp that has its year
         self._timed = self._untimed = 0  # lines
 
     @property
     def is_sure(self) -> bool:
         """Whether more lines would not tell more."""
-        return self._written is not None or len(self._young) >= _ENOUGH_IDS
+        return len(self._young) >= _ENOUGH_IDS
 
     def add(self, wall: WallTime, zone: tzinfo | None, queue_id: str | None, known: int | None) -> None:
         """Add the stamp of the next line and, if there is one, its queue ID with the time that it holds."""
@@ -169,10 +168,12 @@ class Survey:
         year = self._count.next(wall.in_year)
         self._count.go_on(year, wall.in_year)
         self._last = wall
-        if wall.year is not None:
-            self._written = wall.year - year
         if wall.is_leap_day:
             self._leap_years.add(year)
+        if wall.year is not None:
+            self._timed += 1
+            self._young.setdefault(f"{wall.year} {wall.in_year}", wall.year - year)
+            return
         found = None if known is None else _first_after(wall, zone, known - _SLACK_SECONDS)
         if queue_id is None:
             return
@@ -188,8 +189,6 @@ class Survey:
 
         One ID alone among others that hold no time may be forged or misread: two must agree.
         """
-        if self._written is not None:
-            return self._written, True
         limit = reference + _SLACK_SECONDS
         for votes in (self._young, self._old):
             counts = Counter(votes.values())
