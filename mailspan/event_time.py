@@ -194,7 +194,7 @@ class Survey:
             counts = Counter(votes.values())
             if counts:
                 year, number = max(counts.items(), key=lambda row: (row[1], row[0] <= _year_of(limit), row[0]))
-                if number > 1 or self._timed > self._untimed:
+                if number > 1 or self._timed >= self._untimed:
                     return year, True
         if self._last is None:
             return None, False
