@@ -278,8 +278,8 @@ IDENTIFIED = [
     (
         "one stamp with another year",
         "2026-11-25 00:00:00",
-        [("Nov 20 08:00:00", SHORT), ("Nov 20 2011 08:00:01", SHORT), ("Nov 20 08:00:02", SHORT)],
-        ["2026-11-20 08:00:00", "2011-11-20 08:00:01", "2026-11-20 08:00:02"],
+        [("Nov 20 08:00:00", SHORT), ("Nov 20 2011 08:03:01", SHORT), ("Nov 20 08:05:02", SHORT)],
+        ["2026-11-20 08:00:00", "2011-11-20 08:03:01", "2026-11-20 08:05:02"],
     ),
     (
         "another year's ID hours after the last line",
@@ -794,3 +794,25 @@ def test_a_wrong_zone_or_year_is_told(tmp_path: Path) -> None:
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     done = mailspan("parse", "--zone", "mx1=-03:30", "--year", "2011", str(log))
     assert orjson.loads(done.stdout)["updated"] == "2011-11-23T11:25:08.000Z"
+
+
+def test_a_log_that_grows_over_new_year_goes_on_in_the_next(tmp_path: Path) -> None:
+    log, store = tmp_path / "mail.log", f"sqlite:///{tmp_path}/db"
+    lines = [line_of("Mar  3 07:55:08", long_id("2024-03-03 07:55:08")), line_of("Dec 30 07:55:08")]
+    log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    assert mailspan("index", "--store", store, "--zone", "UTC", str(log)).returncode == 0
+    grown = line_of("Mar 20 07:55:08", "5A1B2C3D4E")
+    log.write_text("".join(f"{line}\n" for line in [*lines, grown]), encoding="utf-8")
+    assert mailspan("index", "--store", store, "--zone", "UTC", str(log)).returncode == 0
+    (found,) = mailspan("search", "--store", store, "--json", "-i", "5A1B2C3D4E").stdout.splitlines()
+    assert orjson.loads(found)["updated"] == "2025-03-20T07:55:08.000Z"
+
+
+def test_a_fragment_is_not_dated_by_an_id_of_the_future() -> None:
+    parser = Parser(TimeSettings(at("2026-11-25 00:00:00"), zone=UTC), "here")
+    record = parser.parse(line_of("2026-11-20T00:00:00Z", sendmail_id("2049-11-20 00:00:00")))
+    assert isinstance(record, Record)
+    assembler = Assembler()
+    assembler.apply(record)
+    ((page,),) = [documents(each) for each in assembler.remaining()]
+    assert page["date"] == "2026-11-20T00:00:00.000Z"
