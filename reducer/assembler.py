@@ -342,19 +342,25 @@ class Assembler:
 
     def _date_again(self, host: _Host) -> None:
         """After a jump, give the transactions that the old clock touched a place on the new one: their last line's."""
-        for newest in host.transactions.values():
+        for queue_id, found in list(host.transactions.items()):
+            newest = unpack(found) if isinstance(found, bytes) else found
             transaction: Transaction | None = newest
+            is_moved = False
             while transaction is not None:
                 own = max(stamp.second for stamp in transaction.lines.values())
                 if own > host.clock:
                     own = max(host.clock, transaction.touched)
                 if abs(own - transaction.touched) > _JUMP_SECONDS:
+                    is_moved = True
                     transaction.touched = own
                     if transaction.closed_at is not None:
                         transaction.closed_at = own
-                    self._stale.add((host.name, transaction.queue_id))
-                    host.look_again(transaction.queue_id, max(host.clock + 1, _due(transaction)))
                 transaction = transaction.earlier
+            if is_moved:
+                if isinstance(found, bytes):
+                    host.transactions[queue_id] = pack(newest, _due(newest))
+                self._stale.add((host.name, queue_id))
+                host.look_again(queue_id, max(host.clock + 1, _due(newest)))
 
     def _forget_due(self, host: _Host, queue_id: str) -> None:
         """Forget the incarnations of an ID whose time has come; look again when the next one is due."""
