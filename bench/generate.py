@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.opensmtpd_server import OpenSmtpdServer
 from bench.postfix_server import PostfixServer
 from bench.sendmail_server import SendmailServer
 from bench.world import SECOND, Pending, Truth, World
@@ -42,13 +43,15 @@ class Options:
 def generate(options: Options, truth: Truth) -> Iterator[str]:
     """Yield the lines of a log, in order of time; `truth` is complete after the last one."""
     world, pending = World(options.seed), Pending()
-    servers: list[PostfixServer | SendmailServer] = []
+    servers: list[PostfixServer | SendmailServer | OpenSmtpdServer] = []
     for number in range(1, options.hosts + 1):
         if options.mta == "postfix":
             long = options.long_queue_ids
             servers.append(PostfixServer(f"mx{number}", world, pending, truth, long_queue_ids=long))
-        else:
+        elif options.mta == "sendmail":
             servers.append(SendmailServer(f"mx{number}", world, pending, truth))
+        else:
+            servers.append(OpenSmtpdServer(f"mx{number}", world, pending, truth))
     stamp = STAMPS[options.time]()
     now = START
     while pending.added < options.lines:
@@ -114,7 +117,7 @@ def truth_path(path: Path) -> Path:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what kind of log to write."""
     parser.add_argument("--lines", type=int, default=1_000_000, metavar="N")
-    parser.add_argument("--mta", choices=("postfix", "sendmail"), default="postfix")
+    parser.add_argument("--mta", choices=("postfix", "sendmail", "opensmtpd"), default="postfix")
     parser.add_argument("--hosts", type=int, default=1, metavar="N")
     parser.add_argument("--long-qid", action="store_true", help="Postfix's long queue IDs")
     parser.add_argument("--time", choices=tuple(STAMPS), default="rfc3164")

@@ -70,7 +70,11 @@ def row_order(row: Row) -> tuple[int, int, float, bool, str, str]:
 
 
 def rows_of(transaction: Transaction) -> dict[str, list[Row]]:
-    """Return the rows of each recipient in order; the recipients in the order of their first rows."""
+    """Return the rows of each recipient in order; the recipients in the order of their first rows.
+
+    A recipient is known by its address, or by its envelope where the MTA names one: several envelopes may have one
+    address (an alias of three mailboxes), and an envelope's address may become another before its first attempt.
+    """
     lines = transaction.lines
     if transaction.mta == "postfix" and not (transaction.refusals or transaction.inspections or transaction.expiries):
         return _plain_rows(transaction)
@@ -100,6 +104,8 @@ def rows_of(transaction: Transaction) -> dict[str, list[Row]]:
     for recipient, found in by_recipient.items():
         if len(found) > 1 and any(row.notice for row in found):
             by_recipient[recipient] = [row for row in found if not row.notice] or found[-1:]
+    if transaction.mta == "opensmtpd":
+        _drop_answered(by_recipient)
     return by_recipient
 
 
@@ -127,12 +133,24 @@ def _by_recipient(rows: list[Row]) -> dict[str, list[Row]]:
     rows.sort(key=row_order)
     by_recipient: dict[str, list[Row]] = {}
     for row in rows:
-        found = by_recipient.get(row.recipient)
+        name = row.recipient
+        if row.attempt is not None and row.attempt.envelope_id is not None:
+            name = row.attempt.envelope_id
+        found = by_recipient.get(name)
         if found is None:
-            by_recipient[row.recipient] = [row]
+            by_recipient[name] = [row]
         else:
             found.append(row)
     return by_recipient
+
+
+def _drop_answered(by_recipient: dict[str, list[Row]]) -> None:
+    """Drop the notices that name no envelope (OpenSMTPD before 6.4) once an envelope of that address has a row."""
+    loose = {name for name, rows in by_recipient.items() if name == rows[0].recipient and rows[0].notice}
+    if loose:
+        for rows in [rows for name, rows in by_recipient.items() if name not in loose]:
+            for name in {rows[0].recipient, rows[0].original} & loose:
+                by_recipient.pop(str(name), None)
 
 
 def _add_originals(rows: list[Row]) -> None:
@@ -199,7 +217,7 @@ def whole_refusal(transaction: Transaction) -> Refused | None:
 
 def is_attempt(row: Row) -> bool:
     """Whether the server tried to deliver: no refusal, expiry or notice."""
-    return row.attempt is not None and row.refusal is None and not row.notice
+    return row.attempt is not None and row.refusal is None and not row.notice and not row.attempt.given_up
 
 
 @lru_cache(maxsize=4096)

@@ -38,6 +38,7 @@ PAGE_RECIPIENTS = 500
 FIRST_ATTEMPTS, LAST_ATTEMPTS = 2, 8
 MAX_ID_CHARACTERS = 128
 ID_AHEAD_SECONDS = 26 * 3600  # by a wrong zone; an ID that is younger still than its lines holds no time of theirs
+COUNTED_MTAS = frozenset({"sendmail", "opensmtpd"})  # they log no closing line
 CLOCK_SKEW_SECONDS = 900
 SLOW_BIRTH_SKEW_SECONDS = 2700  # Sendmail and Exim log the birth only when the whole message has come
 
@@ -56,7 +57,7 @@ FIELDS: tuple[Field, ...] = (
     Field("id", "string", "host/queue_id, the birth second for IDs that hold no time; `~`: a fragment, `#`: a page"),
     Field("queue_id", "string or null", "as logged"),
     Field("host", "string", "the mail server that logged it, lower-cased"),
-    Field("mta", "string", "postfix or sendmail"),
+    Field("mta", "string", "postfix, sendmail or opensmtpd"),
     Field("kind", "string", "transaction, rejection or probe", "transaction"),
     Field("date", "time", "event time of the birth line; never changes"),
     Field("updated", "time", "event time of the last line that changed it"),
@@ -133,8 +134,8 @@ def documents(transaction: Transaction) -> list[Document]:
 def _first_appearance(transaction: Transaction, by_recipient: dict[str, list[Row]]) -> list[str]:
     names: dict[str, None] = {}
     for _, attempt in transaction.attempts:
-        names.update(dict.fromkeys(attempt.recipients))
-    return [*names, *(name for name in by_recipient if name not in names)]
+        names.update(dict.fromkeys(attempt.recipients if attempt.envelope_id is None else (attempt.envelope_id,)))
+    return [*(name for name in names if name in by_recipient), *(name for name in by_recipient if name not in names)]
 
 
 def _document(transaction: Transaction, by_recipient: dict[str, list[Row]], shown: dict[str, list[Row]]) -> Document:
@@ -151,7 +152,9 @@ def _document(transaction: Transaction, by_recipient: dict[str, list[Row]], show
             date = Stamp(known, 0, 0, guessed=False)
     closed_by = transaction.closed_by or _closed_by_count(transaction, by_recipient)
     client = received.client if received is not None else refusals[0][1].client if refusals else None
-    client = client or _NO_CLIENT
+    sender = _sender(transaction)
+    if client is None or (client.text == "local" and sender == ""):  # so OpenSMTPD hands itself its bounces
+        client = _NO_CLIENT
     original = received.original_client if received is not None else None
     original = original or _NO_CLIENT
     links, controlling_user, is_probe, notes = _of_attempts(transaction)
@@ -170,7 +173,7 @@ def _document(transaction: Transaction, by_recipient: dict[str, list[Row]], show
         "state": "open" if closed_by is None else "closed",
         "closed_by": closed_by,
         "fragment": birth is None,
-        "from": _sender(transaction),
+        "from": sender,
         "to": to,
         "msgid": message_id if message_id is not None else transaction.resent_message_id,
         "client": client.text or None,
@@ -261,8 +264,8 @@ def _of_recipients(by_recipient: dict[str, list[Row]]) -> tuple[list[Any], ...]:
     dsns: dict[str, None] = {}
     deliveries: dict[str, None] = {}
     shown: list[Row] = []
-    for name, found in by_recipient.items():
-        folded = name.casefold()
+    for found in by_recipient.values():
+        folded = found[-1].recipient.casefold()
         recipients[folded] = None
         deliveries[f"{found[-1].outcome} {folded}"] = None
         for row in found:
@@ -377,7 +380,7 @@ def _came_to_nothing(transaction: Transaction) -> bool:
 
 def _closed_by_count(transaction: Transaction, by_recipient: dict[str, list[Row]]) -> str | None:
     """For MTAs without a closing line: closed when as many recipients as the MTA counted are final."""
-    if transaction.mta != "sendmail":
+    if transaction.mta not in COUNTED_MTAS:
         return None
     if not transaction.attempts:
         done = transaction.received is not None and _came_to_nothing(transaction)
@@ -387,7 +390,14 @@ def _closed_by_count(transaction: Transaction, by_recipient: dict[str, list[Row]
     accepted = [rows[-1].outcome for rows in by_recipient.values() if any(row.attempt is not None for row in rows)]
     if len(accepted) < (transaction.recipient_count or 0) or any(outcome in NOT_FINAL for outcome in accepted):
         return None
+    if all(_is_removed(rows[-1]) for rows in by_recipient.values()):
+        return "deleted"
     return "all_recipients_final"
+
+
+def _is_removed(row: Row) -> bool:
+    """Whether an administrator took the recipient's envelope out of the queue."""
+    return row.attempt is not None and row.attempt.given_up and row.outcome == "discarded"
 
 
 def _notes(transaction: Transaction, birth: Stamp | None, known: int | None) -> list[str]:

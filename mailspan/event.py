@@ -52,6 +52,20 @@ class Queued(Struct, gc=False):
     recipient_count: int | None
 
 
+class Enveloped(Struct, gc=False, omit_defaults=True):
+    """The queue has one recipient of an accepted mail; no attempt yet. OpenSMTPD logs it with the mail's birth.
+
+    `envelope_count` says how many envelopes its aliases made of it; `size` and `protocol` are those of the mail.
+    """
+
+    recipient: str
+    sender: str
+    envelope_id: str | None = None
+    size: int | None = None
+    envelope_count: int | None = None
+    protocol: str | None = None
+
+
 class Attempted(Struct, gc=False, array_like=True, omit_defaults=True):
     """One attempt to deliver to one or more recipients, with one answer for all of them.
 
@@ -77,6 +91,9 @@ class Attempted(Struct, gc=False, array_like=True, omit_defaults=True):
     tls: str | None = None
     pending: bool = False
     ambiguous: bool = False
+    sender: str | None = None
+    envelope_id: str | None = None  # OpenSMTPD's own name of this recipient
+    given_up: bool = False  # no attempt: the queue or an administrator ended it
 
 
 class Refused(Struct, gc=False, array_like=True, omit_defaults=True):
@@ -175,7 +192,7 @@ class Linked(Struct, gc=False):
 
 
 class Connected(Struct, gc=False):
-    """A client connected to a process; its session begins. `peer` is the client as logged: few sessions need more."""
+    """A session begins, of a client: `peer` as logged, for few need more. Of ours with a relay: `peer` is empty."""
 
     peer: str
     client: Client | None = None  # where `peer` is not what address.read_client reads
@@ -221,6 +238,7 @@ Event = (
     Received
     | Identified
     | Queued
+    | Enveloped
     | Attempted
     | Refused
     | Inspected

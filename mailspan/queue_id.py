@@ -22,6 +22,7 @@ POSTFIX_LONG = r"[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{10}z[0-9B-DF-HJ-NP-TV-Zb-df
 POSTFIX = f"(?:{POSTFIX_SHORT}|{POSTFIX_LONG})"
 # 8.12 and later: 6 of time, 2 of sequence, the PID with at least 6 digits; before: 1 of sequence, 5 digits;
 # before 8.9: the hour as a letter, two letters, 5 digits.
+NONE = r"(?!)"  # OpenSMTPD's messages do not begin with one
 SENDMAIL = r"(?:[0-9A-Za-x]{6,8}[0-9]{5,10}|[A-X][A-Z]{2}[0-9]{5})"
 
 _POSTFIX_LONG = re.compile(POSTFIX_LONG)
@@ -88,5 +89,13 @@ def sendmail_time(queue_id: str) -> int | None:
     return calendar.timegm((year, month + 1, day, hour, minute, second))
 
 
-TIME_OF = {"postfix": postfix_time, "sendmail": sendmail_time}
+def no_time(_queue_id: str) -> None:
+    """OpenSMTPD's message IDs are random (queue_backend.c queue_generate_msgid)."""
+
+
+TIME_OF: dict[str, Callable[[str], int | None]] = {
+    "postfix": postfix_time,
+    "sendmail": sendmail_time,
+    "opensmtpd": no_time,
+}
 """The reader of the time in a queue ID, by MTA."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from mailspan.document import Document, documents
-from mailspan.event import Attempted, Cloned, Event, Gap, Identified, Notified, Received, Refused, Remarked
+from mailspan.document import COUNTED_MTAS, Document, documents
+from mailspan.event import Attempted, Cloned, Enveloped, Event, Gap, Identified, Notified, Received, Refused, Remarked
 from mailspan.queue_id import TIME_OF
 from mailspan.transaction import LineKey, Transaction, digest
 from reducer import sessions
@@ -39,10 +39,9 @@ _AGREEING_SECONDS = 3
 # A stamp further than a day from the clock, ahead or behind, moves it only when lines of three seconds in a row agree:
 # neither an absurd stamp, nor two, nor a line that comes twice can make everything be forgotten, or stop forgetting.
 
-_BIRTHS = frozenset({Received, Identified})
+_BIRTHS = frozenset({Received, Identified, Enveloped})
 _FINAL = frozenset({"delivered", "relayed", "expanded", "discarded", "bounced", "expired", "rejected"})
 _BEFORE_MESSAGE_ID = frozenset({"rejected", "discarded"})
-_COUNTED_MTAS = frozenset({"sendmail", "opensmtpd"})
 
 
 class _Host:
@@ -72,17 +71,17 @@ class _Host:
         self.unpacked = 0  # how many at the most are not packed
         self.sessions: sessions.Sessions = {}
         self.sessions_changed = False  # since they were last stored
-        self.due: dict[int, list[str]] = {}  # the queue IDs to look at when the clock passes a second
+        self.due: dict[int, dict[str, None]] = {}  # the queue IDs to look at, each once, when the clock passes a second
         self.seconds: list[int] = []  # a heap of the seconds in `due`
 
     def look_again(self, queue_id: str, second: int) -> None:
         """Look whether the ID's transactions are to be forgotten when the clock reaches `second`."""
         found = self.due.get(second)
         if found is None:
-            self.due[second] = [queue_id]
+            self.due[second] = {queue_id: None}
             heapq.heappush(self.seconds, second)
         else:
-            found.append(queue_id)
+            found[queue_id] = None
 
     def find(self, queue_id: str) -> Transaction | None:
         """Return the newest transaction of an ID, unpacked."""
@@ -390,7 +389,7 @@ class Assembler:
         """Open a transaction; the one before it under the same ID lost its tail if no line closed it."""
         transaction = Transaction(host.name, queue_id, record.mta, host.clock)
         if earlier is not None:
-            if earlier.closed_by is None:
+            if earlier.closed_by is None and not (earlier.mta in COUNTED_MTAS and is_counted_closed(earlier)):
                 earlier.tail_missing = True
                 earlier.lines[earlier.key_of((record.stamp.second, record.text))] = record.stamp
                 self._mark(earlier)
@@ -433,15 +432,18 @@ class Assembler:
         return transaction
 
     def after_attempt(self, host: _Host, transaction: Transaction, record: Record, line: tuple[int, str]) -> None:
-        """Add the connection's TLS; look whether all is final; tell a forward's new ID where it comes from."""
+        """Add the connection's TLS; look later whether all is final; tell a forward's new ID where it comes from.
+
+        Whether all is final now is not worked out: that takes all attempts, and each one comes by here.
+        """
         event = record.event
         if not isinstance(event, Attempted):
             return
         session = sessions.find(host.sessions, record)
         if session is not None and session.relay_tls is not None:
             sessions.leave(session, event)
-        if transaction.mta in _COUNTED_MTAS:
-            if is_counted_closed(transaction):
+        if transaction.mta in COUNTED_MTAS:
+            if event.outcome in _FINAL:
                 host.look_again(transaction.queue_id, host.clock + LINGER_BY_COUNT_SECONDS)
         elif event.outcome == "expanded" and event.next_queue_id:
             child = self._child(host, event.next_queue_id, record, line)
@@ -466,12 +468,10 @@ class Assembler:
     def after_birth(self, host: _Host, transaction: Transaction, record: Record, line: tuple[int, str]) -> None:
         """Add what the client's session knows; tell the old ID of a requeued mail its new one."""
         event = record.event
-        if not isinstance(event, Received):
-            return
         session = sessions.find(host.sessions, record)
         if session is not None:
             sessions.enter(session, transaction)
-        if event.requeued_from:
+        if isinstance(event, Received) and event.requeued_from:
             parent = host.find(event.requeued_from)
             if parent is not None and _holder(parent, line) is None:
                 parent.lines[parent.key_of(line)] = record.stamp
@@ -484,6 +484,7 @@ _AFTER: dict[type, Callable[[Assembler, _Host, Transaction, Record, tuple[int, s
     Notified: Assembler.after_notice,
     Cloned: Assembler.after_notice,
     Received: Assembler.after_birth,
+    Enveloped: Assembler.after_birth,
 }
 """What an event of one transaction does to others, or to the time at which it is forgotten."""
 
@@ -511,6 +512,10 @@ def _is_new(transaction: Transaction, event: Event, second: int) -> bool:
         cut_short = transaction.closed_by in _BEFORE_MESSAGE_ID and transaction.message_id is None
         latest = max(stamp.second for stamp in transaction.lines.values())
         return not (cut_short and isinstance(event, Identified) and second <= latest)
+    if isinstance(event, Enveloped):
+        # Logged in one go with its mail. There may be thousands of births: the latest one will do.
+        births = transaction.births
+        return bool(births) and second > transaction.lines[births[-1]].second + LINGER_CLOSED_SECONDS
     if isinstance(event, Received):
         return transaction.received is not None
     if isinstance(event, Identified) and not event.resent and transaction.message_id is not None:
@@ -534,7 +539,12 @@ def is_counted_closed(transaction: Transaction) -> bool:
     last: dict[str, str] = {}
     for _, attempt in transaction.attempts:
         for recipient in attempt.recipients:
-            last[recipient] = attempt.outcome
+            if attempt.envelope_id is None:
+                last[recipient] = attempt.outcome
+            elif not attempt.pending or attempt.envelope_id not in last:
+                last[attempt.envelope_id] = attempt.outcome
+                for name in (recipient, attempt.original_recipient):
+                    last.pop(name or "", None)  # a notice without an envelope is answered
     if transaction.expiries:
         last = {recipient: "expired" if outcome == "deferred" else outcome for recipient, outcome in last.items()}
     if not last or not all(outcome in _FINAL for outcome in last.values()):
@@ -554,6 +564,6 @@ def _due_alone(transaction: Transaction) -> int:
         return transaction.closed_at + LINGER_CLOSED_SECONDS
     if transaction.has_only_client():
         return transaction.touched + LINGER_CLIENT_ONLY_SECONDS
-    if transaction.mta in _COUNTED_MTAS and is_counted_closed(transaction):
+    if transaction.mta in COUNTED_MTAS and is_counted_closed(transaction):
         return transaction.touched + LINGER_BY_COUNT_SECONDS
     return transaction.touched + LINGER_OPEN_SECONDS

@@ -26,6 +26,8 @@ def received(transaction: Transaction, key: LineKey, event: events.Received) -> 
     """A birth line: Postfix's client= or pickup, Sendmail's from=."""
     transaction.births.append(key)
     transaction.received = event
+    if transaction.mta == "opensmtpd":
+        transaction.queued = True  # logged when the queue has it
     if event.client is None or not event.client.text.startswith("uid="):
         transaction.sender = event.sender if event.sender is not None else transaction.sender
     else:
@@ -66,9 +68,26 @@ def queued(transaction: Transaction, _key: LineKey, event: events.Queued) -> Non
         transaction.recipient_count = event.recipient_count
 
 
+def enveloped(transaction: Transaction, key: LineKey, event: events.Enveloped) -> None:
+    """A recipient of an accepted mail: a birth line, too, which waits for its first attempt."""
+    transaction.births.append(key)
+    transaction.queued = True
+    if transaction.received is None:
+        transaction.received = events.Received()  # before 6.4 these lines are all there is of a mail's birth
+    transaction.sender = event.sender
+    if event.size is not None:
+        transaction.size, transaction.protocol = event.size, event.protocol
+    if event.envelope_count is not None:
+        transaction.recipient_count = (transaction.recipient_count or 0) + event.envelope_count
+    queued_row = events.Attempted((event.recipient,), "queued", "queued", pending=True, envelope_id=event.envelope_id)
+    transaction.attempts.append((key, queued_row))
+
+
 def attempted(transaction: Transaction, key: LineKey, event: events.Attempted) -> None:
-    """An attempt, or a queued notice."""
+    """An attempt, a queued notice, or the end of an envelope."""
     transaction.attempts.append((key, event))
+    if event.sender is not None:
+        transaction.claimed_sender = event.sender  # rules may rewrite it for the relay: the envelope's wins
 
 
 def refused(transaction: Transaction, key: LineKey, event: events.Refused) -> None:
@@ -179,6 +198,7 @@ EFFECTS: dict[type, Callable[[Transaction, LineKey, Any], None]] = {
     events.Received: received,
     events.Identified: identified,
     events.Queued: queued,
+    events.Enveloped: enveloped,
     events.Attempted: attempted,
     events.Refused: refused,
     events.Inspected: inspected,

@@ -199,6 +199,10 @@ def enter(session: Session, transaction: Transaction) -> None:
 
 
 def leave(session: Session, attempt: Attempted) -> None:
-    """Give an attempt the TLS of the connection that its process just made to that relay."""
-    if attempt.tls is None and attempt.relay == session.relay and attempt.relay_ip == session.relay_ip:
+    """Give an attempt the TLS of the connection that its process just made to that relay.
+
+    Where the TLS line names no relay (OpenSMTPD), the session is one connection.
+    """
+    unnamed = session.relay is None and session.relay_ip is None
+    if attempt.tls is None and (unnamed or (attempt.relay == session.relay and attempt.relay_ip == session.relay_ip)):
         attempt.tls = session.relay_tls

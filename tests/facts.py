@@ -42,6 +42,7 @@ HOSTS = (
     Host("edge1", "edge1.mail.log", MIXED),
     Host("edge2", "edge2.mail.log", MIXED),
     Host("relay", "relay.mail.log", MIXED),
+    Host("osm", "osm.mail.log", MIXED),
     Host("bulk1", "bulk1.mail.log.xz", LOAD),
     Host("bulk2", "bulk2.mail.log.xz", LOAD),
     Host("relay2", "relay2.mail.log.xz", LOAD),

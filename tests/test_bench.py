@@ -21,6 +21,7 @@ KINDS = [
     Options(2000, hosts=3, long_queue_ids=True, time="iso"),
     Options(2000, mta="sendmail", hosts=2),
     Options(2000, mta="sendmail", time="iso"),
+    Options(2000, mta="opensmtpd", hosts=2, time="iso"),
 ]
 
 
@@ -43,9 +44,14 @@ def test_truth_counts_the_lines(options: Options) -> None:
     lines, truth = lines_of(options)
     text = "".join(lines)
     assert truth.lines == len(lines) >= options.lines
-    assert truth.rejections == text.count(": NOQUEUE: reject:")
-    assert truth.attempts == text.count(": to=<") == truth.sent + truth.bounced + truth.deferrals
-    assert truth.sent == text.count("status=sent (") + text.count("stat=Sent (")
+    assert truth.rejections == text.count(": NOQUEUE: reject:") + text.count(" smtp failed-command ")
+    attempts = text.count(": to=<") + text.count(" delivery evpid=")
+    assert truth.attempts == attempts == truth.sent + truth.bounced + truth.deferrals
+    sent = ("status=sent (", "stat=Sent (", ' result="Ok"', " result=Ok ")
+    assert truth.sent == sum(map(text.count, sent))
+    if options.mta == "opensmtpd":
+        assert truth.transactions == text.count(" smtp message msgid=")
+        return
     queue_ids = re.findall(r" (mx\d) [^ ]+: ([0-9A-Za-z]{10,}): ", text)
     children = re.findall(r" (mx\d) [^ ]+: [0-9A-Za-z]{10,}: ([0-9A-Za-z]{10,}): DSN", text)
     assert truth.transactions == len({*queue_ids, *children})

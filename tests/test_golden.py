@@ -91,7 +91,7 @@ def with_foreign_lines(case: golden.Case) -> Iterator[bytes]:
         hosts.add(record.host)
         stamp = format_time(record.stamp.second, 0)
         if record.queue_id is not None:
-            program = "postfix/qmgr" if record.mta == "postfix" else "sendmail"
+            program = {"postfix": "postfix/qmgr", "sendmail": "sendmail", "opensmtpd": "smtpd"}[record.mta]
             yield f"{stamp} foreign.example.net {program}[9]: {record.text}".encode()
             yield (
                 f"{stamp} foreign.example.net postfix/smtp[9]: {record.queue_id}: to=<alien@example.net>, "

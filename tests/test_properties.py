@@ -22,7 +22,7 @@ from mailspan.record import Ignored, Record, Source, Unparsed
 from reducer.assembler import Assembler
 
 CORPUS = Path(__file__).parent / "corpus"
-LOGS = ("edge1.mail.log", "edge2.mail.log", "relay.mail.log")
+LOGS = ("edge1.mail.log", "edge2.mail.log", "relay.mail.log", "osm.mail.log")
 LINE_SECONDS = 0.05
 EXAMPLES = settings(max_examples=200, deadline=None, derandomize=True)
 FEW = settings(max_examples=25, deadline=None, derandomize=True)
@@ -148,7 +148,7 @@ def test_any_batch_split_gives_equal_documents(name: str, seed: int) -> None:
 @FEW
 @given(st.integers(0, 2**32))
 def test_lines_of_one_second_may_come_in_another_order(name: str, seed: int) -> None:
-    """Those of one queue ID or process keep theirs: what hangs together by either changes places as a whole."""
+    """Those of one queue ID or session keep theirs: what hangs together by either changes places as a whole."""
     chance = random.Random(seed)  # noqa: S311  reproducible
     by_second: dict[int, list[Record]] = {}
     for record in records_of(name):
@@ -162,19 +162,23 @@ def test_lines_of_one_second_may_come_in_another_order(name: str, seed: int) -> 
 
 
 def hanging_together(records: list[Record]) -> list[list[Record]]:
-    """Group records that share a queue ID or a process, directly or by others; in each group the order is kept."""
+    """Group records that share a queue ID or a session (a process, where the MTA names none), directly or by others; in each group the order is kept."""
     group_of: dict[str, list[int]] = {}
     for at, record in enumerate(records):
         merged = [at]
-        for name in {record.source.process, record.queue_id or record.source.process}:
+        for name in {session_of(record), record.queue_id or session_of(record)}:
             known = group_of.get(name)
             if known is not None and known is not merged:
                 merged = known + [each for each in merged if each not in known]
         for each in merged:
-            group_of[records[each].source.process] = merged
-            group_of[records[each].queue_id or records[each].source.process] = merged
+            group_of[session_of(records[each])] = merged
+            group_of[records[each].queue_id or session_of(records[each])] = merged
     unique = {id(group): group for group in group_of.values()}
     return [[records[at] for at in sorted(group)] for group in unique.values()]
+
+
+def session_of(record: Record) -> str:
+    return record.session or record.source.process
 
 
 @pytest.mark.parametrize("name", LOGS)
@@ -196,8 +200,39 @@ HOSTILE = [
     "sm-mta[1]: ruleset=check_rcpt, arg1={}",
     "sm-mta[1]: 6AN7t8iX000022: {}... User unknown",
     "sm-mta[1]: 6AN7t8iX000022: Milter: to={}",
+    "smtpd[1]: 881c4ca7ad2782c1 smtp envelope evpid=b16fa2ed53cd2ecd from=<{}> to=<a@example.com>",
+    "smtpd[1]: 881c4ca7ad2782c1 smtp event=message msgid=b16fa2ed from=<> to=<{}",
+    "smtpd[1]: 881c4ca7ad2782c1 smtp connected address=192.0.2.1 host={}",
+    'smtpd[1]: 881c4ca7ad2782c1 smtp failed-command command="RCPT TO:<{}" result="550 no"',
+    'smtpd[1]: 881c4ca7ad2782c1 mta delivery evpid=b16fa2ed53cd2ecd from=<> to=<{}> rcpt=<-> source="-" relay="x',
+    'smtpd[1]: 881c4ca7ad2782c1 mta delivery evpid=b16fa2ed53cd2ecd from=<> to=<a> rcpt=<-> source="-" relay="{}',
+    "smtpd[1]: 881c4ca7ad2782c1 mda delivery evpid=b16fa2ed53cd2ecd from=<> to=<a> rcpt=<-> user={}",
+    "smtpd[1]: relay: Expire for b16fa2ed53cd2ecd: from=<>, to=<a>, rcpt=<{}",
 ]
-PIECES = [";", '"', "<", ">", "\\", ", stat=", "; from=<", ' "', "a,", '<"', '\\"', "(", ", relay=", "]", "\\303", "#0"]
+PIECES = [
+    ";",
+    '"',
+    "<",
+    ">",
+    "\\",
+    ", stat=",
+    "; from=<",
+    ' "',
+    "a,",
+    '<"',
+    '\\"',
+    "(",
+    ", relay=",
+    "]",
+    "\\303",
+    "#0",
+    " method=",
+    " delay=0s",
+    '" relay="',
+    '" result="',
+    "> to=<",
+    "> rcpt=<",
+]
 
 
 @pytest.mark.parametrize("shape", HOSTILE)

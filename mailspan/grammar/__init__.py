@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mailspan import queue_id as ids
 from mailspan.event import Gap, Linked, Refused, Remarked
 from mailspan.event_time import Calendar, Survey, TimeSettings, read_timestamp
-from mailspan.grammar import postfix, sendmail, syslog
+from mailspan.grammar import opensmtpd, postfix, sendmail, syslog
 from mailspan.record import Ignored, Record, Source, Stamp, Unparsed
 
 if TYPE_CHECKING:
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from mailspan.event import Event
     from mailspan.grammar.kind import LineKind, Rules
 
-KINDS: dict[str, tuple[LineKind, ...]] = {"postfix": postfix.KINDS, "sendmail": sendmail.KINDS}
+KINDS: dict[str, tuple[LineKind, ...]] = {
+    "postfix": postfix.KINDS,
+    "sendmail": sendmail.KINDS,
+    "opensmtpd": opensmtpd.KINDS,
+}
 """All line kinds, by MTA."""
 
 REVISION = 1
@@ -44,7 +48,7 @@ _LOST = re.compile(
     r"|imuxsock lost \d+ messages)"
 )
 _LOGGERS = frozenset({"rsyslogd", "syslog-ng", "systemd-journald", "journal", "syslogd"})
-_UNSUPPORTED = {"exim": "exim", "exim4": "exim", "smtpd": "opensmtpd", "opensmtpd": "opensmtpd"}
+_UNSUPPORTED = {"exim": "exim", "exim4": "exim"}
 # Exim's own log files have neither host nor program: `2026-11-23 07:55:08 1xVOtK-00001g-0v <= …`.
 _EXIM_OWN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)? (?:[+-][0-9]{4} )?")
 _EXIM = Ignored("exim not supported")
@@ -76,6 +80,7 @@ class _Head:
 
 _IS_POSTFIX = ids.IdForm(ids.POSTFIX)
 _IS_SENDMAIL = ids.IdForm(ids.SENDMAIL)
+_IS_NONE = ids.IdForm(ids.NONE)
 
 
 def _find_program(tag: str) -> _Program | Ignored:
@@ -91,6 +96,8 @@ def _find_program(tag: str) -> _Program | Ignored:
         )
     if tag in sendmail.PROGRAMS or tag.startswith(("sm-", "sendmail")):
         return _Program("sendmail", tag, sendmail.QUEUED_FALLBACK, sendmail.FALLBACK, _IS_SENDMAIL)
+    if tag in opensmtpd.PROGRAMS:
+        return _Program("opensmtpd", tag, opensmtpd.RULES, opensmtpd.RULES, _IS_NONE)
     if tag in _UNSUPPORTED:
         return Ignored(f"{_UNSUPPORTED[tag]} not supported")
     return _FOREIGN
@@ -106,22 +113,28 @@ def _read_queued(program: _Program, text: str) -> Event | Ignored | None:
     return None
 
 
-def _read_unqueued(program: _Program, message: str) -> tuple[str | None, str, Event | Ignored | None]:
-    """Read a message that does not begin with a queue ID; return the ID it holds after all, and the text behind it."""
+def _read_unqueued(program: _Program, message: str) -> tuple[str | None, str, Event | Ignored | None, str | None]:
+    """Read a message that does not begin with a queue ID.
+
+    Return the ID it holds after all, the text behind it, what it means, and the session that it names.
+    """
+    if program.mta == "opensmtpd":
+        session, queue_id, reading = opensmtpd.read_message(message, program.name)
+        return queue_id, message, reading, session
     for begin, read in program.unqueued[message[:4]]:
         if message.startswith(begin):
             reading = read(message, program.name)
             if reading is not None:
-                return None, message, reading
+                return None, message, reading, None
     if message.startswith("NOQUEUE: "):
-        return None, message, _read_refusal(program, message[9:])
+        return None, message, _read_refusal(program, message[9:]), None
     if message.startswith(_LEVELS):
         text = message.partition(": ")[2]
         queue_id, found, _ = text.partition(": ")
         if found and program.is_id[queue_id]:
-            return queue_id, message, Remarked("warning")
-        return None, message, Ignored("warning")
-    return None, message, None
+            return queue_id, message, Remarked("warning"), None
+        return None, message, Ignored("warning"), None
+    return None, message, None, None
 
 
 def _read_refusal(program: _Program, text: str) -> Event | Ignored:
@@ -239,12 +252,12 @@ class Parser:
         message = line[len(begin) + 2 :]
         if message[:1] == "[" or message[:17] == "message repeated ":
             return self._parse_any(line)
-        queue_id, text, event = _read_unqueued(program, message)
+        queue_id, text, event, session = _read_unqueued(program, message)
         if event is None:
             return Unparsed(head.source.program, "no rule", queue_id)
         if isinstance(event, Ignored):
             return event
-        return Record(stamp, head.source, queue_id, text, event)
+        return Record(stamp, head.source, queue_id, text, event, session)
 
     def _in_minute(self, text: str) -> Stamp | None:
         """Give a stamp of the same minute as the last one its time, without asking the calendar."""
@@ -320,10 +333,11 @@ class Parser:
         queue_id: str | None
         queue_id, found, text = header.message.partition(": ")
         reading: Event | Ignored | None
+        session: str | None = None
         if found and program.is_id[queue_id]:
             reading = _read_queued(program, text)
         else:
-            queue_id, text, reading = _read_unqueued(program, header.message)
+            queue_id, text, reading, session = _read_unqueued(program, header.message)
         if reading is None:
             return Unparsed(header.program, "no rule", queue_id)
         if isinstance(reading, Ignored):
@@ -331,7 +345,7 @@ class Parser:
         stamp = self._place(header, host, program.mta, queue_id, stamp_text)
         if stamp is None:
             return Unparsed(header.program, "no such time", queue_id)
-        return Record(stamp, _source(header, host, program), queue_id, text, reading)
+        return Record(stamp, _source(header, host, program), queue_id, text, reading, session)
 
     def _gap(self, header: syslog.Header, host: str) -> Record | Unparsed:
         stamp = self._place(header, host, "", None, "")
