@@ -34,6 +34,9 @@ OUTCOMES = (
 )
 """From best to worst: a transaction's outcome is the worst of its recipients' last ones."""
 
+FIRST_ATTEMPTS, LAST_ATTEMPTS = 2, 8
+"""How many attempts of a recipient are shown; all are counted."""
+
 RANK = {outcome: rank for rank, outcome in enumerate(OUTCOMES)}
 NOT_FINAL = frozenset({"queued", "held", "deferred", "unknown"})
 _STILL_WAITING = frozenset({"queued", "held", "deferred"})
@@ -75,23 +78,9 @@ def rows_of(transaction: Transaction) -> dict[str, list[Row]]:
     A recipient is known by its address, or by its envelope where the MTA names one: several envelopes may have one
     address (an alias of three mailboxes), and an envelope's address may become another before its first attempt.
     """
-    lines = transaction.lines
     if transaction.mta == "postfix" and not (transaction.refusals or transaction.inspections or transaction.expiries):
         return _plain_rows(transaction)
-    rows = [
-        Row(
-            recipient,
-            attempt.outcome,
-            attempt.status,
-            lines[key],
-            attempt,
-            None,
-            attempt.original_recipient,
-            attempt.pending,
-        )
-        for key, attempt in transaction.attempts
-        for recipient in attempt.recipients
-    ]
+    rows = _rows_of_attempts(transaction)
     if transaction.refusals:
         _add_refusals(transaction, rows)
     if transaction.inspections:
@@ -107,6 +96,34 @@ def rows_of(transaction: Transaction) -> dict[str, list[Row]]:
     if transaction.mta == "opensmtpd":
         _drop_answered(by_recipient)
     return by_recipient
+
+
+def attempt_rows(transaction: Transaction) -> dict[str, list[Row]]:
+    """Return the rows of the attempts alone, of each recipient in order."""
+    return _by_recipient(_rows_of_attempts(transaction))
+
+
+def recipient_key(recipient: str, attempt: Attempted | None) -> str:
+    """Return what tells the recipients of one transaction apart: the envelope where the MTA names it."""
+    return recipient if attempt is None or attempt.envelope_id is None else attempt.envelope_id
+
+
+def _rows_of_attempts(transaction: Transaction) -> list[Row]:
+    lines = transaction.lines
+    return [
+        Row(
+            recipient,
+            attempt.outcome,
+            attempt.status,
+            lines[key],
+            attempt,
+            None,
+            attempt.original_recipient,
+            attempt.pending,
+        )
+        for key, attempt in transaction.attempts
+        for recipient in attempt.recipients
+    ]
 
 
 def _plain_rows(transaction: Transaction) -> dict[str, list[Row]]:
@@ -133,9 +150,7 @@ def _by_recipient(rows: list[Row]) -> dict[str, list[Row]]:
     rows.sort(key=row_order)
     by_recipient: dict[str, list[Row]] = {}
     for row in rows:
-        name = row.recipient
-        if row.attempt is not None and row.attempt.envelope_id is not None:
-            name = row.attempt.envelope_id
+        name = recipient_key(row.recipient, row.attempt)
         found = by_recipient.get(name)
         if found is None:
             by_recipient[name] = [row]

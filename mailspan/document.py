@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mailspan.deliveries import (
+    FIRST_ATTEMPTS,
+    LAST_ATTEMPTS,
     NOT_FINAL,
     OUTCOMES,
     RANK,
@@ -27,15 +29,16 @@ from mailspan.event import Client
 from mailspan.grammar import REVISION
 from mailspan.queue_id import TIME_OF
 from mailspan.record import Stamp
-from mailspan.transaction import LineKey, Transaction, digest
+from mailspan.transaction import Dropped, LineKey, Transaction, digest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from mailspan.event import Refused
 
 Document = dict[str, Any]
 
 PAGE_RECIPIENTS = 500
-FIRST_ATTEMPTS, LAST_ATTEMPTS = 2, 8
 MAX_ID_CHARACTERS = 128
 ID_AHEAD_SECONDS = 26 * 3600  # by a wrong zone; an ID that is younger still than its lines holds no time of theirs
 COUNTED_MTAS = frozenset({"sendmail", "opensmtpd"})  # they log no closing line
@@ -109,6 +112,7 @@ FIELDS: tuple[Field, ...] = (
 _PROBES = ("deliverable ", "undeliverable ")
 _PAGED = ("to", "recipients", "recipient_domains", "relays", "outcomes", "dsns", "deliveries")
 _NO_CLIENT = Client("")
+_NOTHING_DROPPED: Mapping[str, Dropped] = {}
 
 
 def documents(transaction: Transaction) -> list[Document]:
@@ -116,7 +120,7 @@ def documents(transaction: Transaction) -> list[Document]:
     by_recipient = rows_of(transaction)
     if len(by_recipient) <= PAGE_RECIPIENTS:
         return [_document(transaction, by_recipient, by_recipient)]
-    names = _first_appearance(transaction, by_recipient)
+    names, dropped = _first_appearance(transaction, by_recipient), transaction.dropped or _NOTHING_DROPPED
     page_count = -(-len(names) // PAGE_RECIPIENTS)
     pages: list[Document] = []
     for number in range(page_count):
@@ -125,7 +129,7 @@ def documents(transaction: Transaction) -> list[Document]:
             page = _document(transaction, by_recipient, shown)
             page["page_count"] = page_count
         else:
-            page = {**pages[0], **dict(zip(_PAGED, _of_recipients(shown), strict=True))}
+            page = {**pages[0], **dict(zip(_PAGED, _of_recipients(shown, dropped), strict=True))}
             page["id"], page["page"] = f"{page['id']}#{number}", number
         pages.append(page)
     return pages
@@ -159,7 +163,9 @@ def _document(transaction: Transaction, by_recipient: dict[str, list[Row]], show
     original = original or _NO_CLIENT
     links, controlling_user, is_probe, notes = _of_attempts(transaction)
     to, recipients, domains, relays, outcomes, dsns, deliveries = (
-        _of_recipients(shown) if shown or not rejection else _of_refusal(transaction)
+        _of_recipients(shown, transaction.dropped or _NOTHING_DROPPED)
+        if shown or not rejection
+        else _of_refusal(transaction)
     )
     message_id = transaction.message_id
     return {
@@ -191,7 +197,7 @@ def _document(transaction: Transaction, by_recipient: dict[str, list[Row]], show
         "tls": transaction.tls,
         "controlling_user": controlling_user,
         "outcome": "rejected" if rejection else _outcome(transaction, by_recipient),
-        "attempt_count": sum([len(rows) if rows[0].is_plain else _attempts(rows) for rows in by_recipient.values()]),
+        "attempt_count": _attempt_count(transaction, by_recipient),
         "recipients": recipients,
         "recipient_domains": domains,
         "relays": relays,
@@ -211,8 +217,13 @@ def _document(transaction: Transaction, by_recipient: dict[str, list[Row]], show
     }
 
 
-def _attempts(rows: list[Row]) -> int:
-    return sum([is_attempt(row) for row in rows])
+def _attempt_count(transaction: Transaction, by_recipient: dict[str, list[Row]]) -> int:
+    kept = sum(
+        [len(rows) if rows[0].is_plain else sum([is_attempt(row) for row in rows]) for rows in by_recipient.values()]
+    )
+    if transaction.dropped is None:
+        return kept
+    return kept + sum(each.count for each in transaction.dropped.values())
 
 
 def _sender(transaction: Transaction) -> str | None:
@@ -256,46 +267,73 @@ def _link_order(link: tuple[str, str, str | None]) -> tuple[str, str, str]:
     return link[0], link[1], link[2] or ""
 
 
-def _of_recipients(by_recipient: dict[str, list[Row]]) -> tuple[list[Any], ...]:
+class _Names:
+    """The names of a document's roll-ups, each once, in the order in which they are met."""
+
+    def __init__(self) -> None:
+        self.recipients: dict[str, None] = {}
+        self.relays: dict[str, None] = {}
+        self.outcomes: dict[str, None] = {}
+        self.dsns: dict[str, None] = {}
+
+    def add(self, row: Row) -> None:
+        self.outcomes[row.outcome] = None
+        if row.original is not None:
+            self.recipients[row.original.casefold()] = None
+        attempt = row.attempt
+        if row.refusal is not None:
+            if row.refusal.dsn is not None:
+                self.dsns[row.refusal.dsn] = None
+        elif attempt is not None:
+            if attempt.relay is not None:
+                self.relays[attempt.relay] = None
+            if attempt.dsn is not None:
+                self.dsns[attempt.dsn] = None
+
+    def add_middle(self, rows: Sequence[Row], dropped: Dropped) -> None:
+        """Add what is not shown in the order of the names: it is the same whether rows were dropped or not."""
+        middle = _Names()
+        for row in rows:
+            middle.add(row)
+        self.recipients.update(dict.fromkeys(sorted({*middle.recipients, *map(str.casefold, dropped.originals)})))
+        self.relays.update(dict.fromkeys(sorted({*middle.relays, *dropped.relays})))
+        self.outcomes.update(dict.fromkeys(sorted({*middle.outcomes, *dropped.outcomes})))
+        self.dsns.update(dict.fromkeys(sorted({*middle.dsns, *dropped.dsns})))
+
+
+def _of_recipients(
+    by_recipient: dict[str, list[Row]], dropped: Mapping[str, Dropped] = _NOTHING_DROPPED
+) -> tuple[list[Any], ...]:
     """Return `to` and the roll-ups of the given recipients, in the order of _PAGED."""
-    recipients: dict[str, None] = {}
-    relays: dict[str, None] = {}
-    outcomes: dict[str, None] = {}
-    dsns: dict[str, None] = {}
+    names = _Names()
     deliveries: dict[str, None] = {}
     shown: list[Row] = []
-    for found in by_recipient.values():
-        folded = found[-1].recipient.casefold()
-        recipients[folded] = None
-        deliveries[f"{found[-1].outcome} {folded}"] = None
-        for row in found:
-            outcomes[row.outcome] = None
-            if row.original is not None:
-                recipients[row.original.casefold()] = None
-            attempt = row.attempt
-            if row.refusal is not None:
-                if row.refusal.dsn is not None:
-                    dsns[row.refusal.dsn] = None
-            elif attempt is not None:
-                if attempt.relay is not None:
-                    relays[attempt.relay] = None
-                if attempt.dsn is not None:
-                    dsns[attempt.dsn] = None
-        if len(found) > FIRST_ATTEMPTS + LAST_ATTEMPTS:  # all are counted, some are shown
-            shown += found[:FIRST_ATTEMPTS]
-            shown += found[-LAST_ATTEMPTS:]
+    for name, rows in by_recipient.items():
+        folded = rows[-1].recipient.casefold()
+        names.recipients[folded] = None
+        deliveries[f"{rows[-1].outcome} {folded}"] = None
+        if len(rows) > FIRST_ATTEMPTS + LAST_ATTEMPTS or name in dropped:
+            first, last = rows[:FIRST_ATTEMPTS], rows[-LAST_ATTEMPTS:]
+            for row in first:
+                names.add(row)
+            names.add_middle(rows[FIRST_ATTEMPTS:-LAST_ATTEMPTS], dropped.get(name, Dropped()))
+            for row in last:
+                names.add(row)
+            shown += first + last
         else:
-            shown += found
+            for row in rows:
+                names.add(row)
+            shown += rows
     if len(shown) > 1:
         shown.sort(key=row_order)
-    domains = dict.fromkeys([address.rpartition("@")[2] for address in recipients if "@" in address])
+    domains = dict.fromkeys([address.rpartition("@")[2] for address in names.recipients if "@" in address])
     return (
         [delivery(row) for row in shown],
-        list(recipients),
+        list(names.recipients),
         list(domains),
-        list(relays),
-        list(outcomes),
-        list(dsns),
+        list(names.relays),
+        list(names.outcomes),
+        list(names.dsns),
         list(deliveries),
     )
 

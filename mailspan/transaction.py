@@ -23,6 +23,16 @@ def digest(key: tuple[int, str]) -> bytes:
     return hashlib.blake2b(f"{key[0]} {key[1]}".encode(), digest_size=8).digest()
 
 
+class Dropped(Struct, array_like=True, omit_defaults=True):
+    """What is still known of one recipient's attempts that are not kept (trim.py); names are sorted."""
+
+    count: int = 0
+    relays: list[str] = []
+    outcomes: list[str] = []
+    dsns: list[str] = []
+    originals: list[str] = []
+
+
 class Transaction(Struct, array_like=True, omit_defaults=True):
     """The facts about one incarnation of one queue ID on one host.
 
@@ -72,6 +82,8 @@ class Transaction(Struct, array_like=True, omit_defaults=True):
     rejection: bool = False  # refused before a queue ID existed
     session: str | None = None  # rejections: what groups all that one connection did
     gap: bool = False  # lines of its host were lost while it was open
+    dropped: dict[str, Dropped] | None = None  # by recipient, as deliveries.recipient_key names it
+    trim_at: int = 64  # look again whether attempts can be dropped when there are so many
 
     def key_of(self, line: tuple[int, str]) -> LineKey:
         """Return the key under which this transaction knows a line."""

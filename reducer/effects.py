@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mailspan import event as events
+from mailspan.trim import trim
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +87,8 @@ def enveloped(transaction: Transaction, key: LineKey, event: events.Enveloped) -
 def attempted(transaction: Transaction, key: LineKey, event: events.Attempted) -> None:
     """An attempt, a queued notice, or the end of an envelope."""
     transaction.attempts.append((key, event))
+    if len(transaction.attempts) >= transaction.trim_at:
+        trim(transaction)
     if event.sender is not None:
         transaction.claimed_sender = event.sender  # rules may rewrite it for the relay: the envelope's wins
 
