@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
 from tests.fact import Fact, Json, UnknownKeyError, strip_brackets
-from tests.fact_checks_of_recipients import check_recipient, entries_of
+from tests.fact_checks_of_recipients import OUTCOMES_OF_STATUS, check_recipient, entries_of
 
 FROM_PARENT = frozenset({"bounce", "delay_notice", "receipt"})
 # The contract has no kind for the way back from a delay notice or a receipt: the assembler says `original`.
@@ -103,10 +103,25 @@ def _kind(expected: Json, document: Json) -> Iterator[Fact]:
         yield Fact("kind: dsn", "", document["from"], document["from"] == "")
         return
     elif kind == "message":
-        return  # its recipients' statuses say how it ended
+        yield from _end(expected, document)
+        return
     else:
         raise UnknownKeyError(f"kind {kind}")
     yield Fact(f"kind: {kind}", kind, outcome, right)
+
+
+def _end(expected: Json, document: Json) -> Iterator[Fact]:
+    """The whole mail ended as the worst of its recipients, and then it is closed."""
+    statuses = {stated["status"] for stated in expected.get("to") or () if stated.get("status") is not None}
+    if not statuses or expected.get("final_known") is False:
+        return
+    if unknown := statuses - set(WORSE):
+        raise UnknownKeyError(f"status {sorted(unknown)}")
+    worst = max(statuses, key=WORSE.index)
+    found = document["outcome"]
+    yield Fact("outcome", worst, found, found in OUTCOMES_OF_STATUS[worst])
+    if not statuses & {"held", "deferred"}:
+        yield Fact("state", "closed", document["state"], document["state"] == "closed")
 
 
 def _recipient_count(expected: Json, document: Json) -> Iterator[Fact]:
@@ -119,14 +134,26 @@ def _on_hold(_: Json, document: Json) -> Iterator[Fact]:
     yield Fact("seen_on_hold", "held", document["outcome"], document["outcome"] == "held")
 
 
-def _linked(key: str, kinds: frozenset[str]) -> Check:
+def _linked(key: str, kinds: frozenset[str], *, same_host: bool) -> Check:
+    """Check that the links of these kinds are those stated, and no others; `host` null where a log does not say it."""
+
     def check(expected: Json, document: Json) -> Iterator[Fact]:
         stated = expected[key]
-        found = {link["queue_id"] for link in document["links"] if link["kind"] in kinds}
-        for queue_id in [stated] if isinstance(stated, str) else stated:
-            yield Fact(key, queue_id, sorted(found), queue_id in found)
+        links = [link for link in document["links"] if link["kind"] in kinds]
+        host = expected["host"] if same_host else None
+        wanted = {(queue_id, host) for queue_id in ([stated] if isinstance(stated, str) else stated)}
+        found = {(link["queue_id"], link["host"]) for link in links}
+        yield Fact(key, sorted(wanted, key=str), sorted(found, key=str), wanted == found)
 
     return check
+
+
+def _notices(expected: Json, document: Json) -> Iterator[Fact]:
+    yield from _linked("dsn_queue_ids", FROM_PARENT, same_host=True)(expected, document)
+    statuses = {stated.get("status") for stated in expected.get("to") or ()}
+    if expected["dsn_queue_ids"] and statuses & {"bounced", "expired"}:
+        kinds = sorted({link["kind"] for link in document["links"]})
+        yield Fact("dsn_queue_ids: a bounce", "bounce", kinds, "bounce" in kinds)
 
 
 def _delay_warned(expected: Json, document: Json) -> Iterator[Fact]:
@@ -149,6 +176,8 @@ NEVER_LOGGED: Mapping[str, Mapping[str, str]] = {
     },
 }
 OUTCOME_OF_KIND = {"rejected-at-eom": "rejected", "held": "held"}
+WORSE = ("sent", "held", "deferred", "expired", "bounced")
+"""The statuses of recipients, from best to worst: a document's outcome is the worst one's."""
 
 TRANSACTION_CHECKS: Mapping[str, Check] = {
     "mta": _equal("mta", "mta"),
@@ -161,9 +190,9 @@ TRANSACTION_CHECKS: Mapping[str, Check] = {
     "nrcpt_expected": _recipient_count,
     "seen_on_hold": _on_hold,
     "sasl_username": _equal("sasl_username", "sasl_username"),
-    "orig_queue_id": _linked("orig_queue_id", frozenset({"original"})),
-    "dsn_for": _linked("dsn_for", FROM_CHILD),
-    "dsn_queue_ids": _linked("dsn_queue_ids", FROM_PARENT),
+    "orig_queue_id": _linked("orig_queue_id", frozenset({"original"}), same_host=False),
+    "dsn_for": _linked("dsn_for", FROM_CHILD, same_host=True),
+    "dsn_queue_ids": _notices,
     "delay_warned": _delay_warned,
 }
 TRANSACTION_SKIPPED: Mapping[str, str] = {

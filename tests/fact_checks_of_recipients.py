@@ -105,6 +105,11 @@ def _status(case: Case) -> Iterator[Fact]:
     found = case.entries[-1]["outcome"] if case.entries else None
     right = found in OUTCOMES_OF_STATUS[stated] or _held_unnamed(case)
     yield Fact("status", stated, found, right)
+    if case.entries:
+        last = f"{found} {case.entries[-1]['recipient'].casefold()}"
+        yield Fact("deliveries", last, case.document["deliveries"], last in case.document["deliveries"])
+    if stated == "sent" and (case.stated.get("relay") or {}).get("host") == "local":
+        yield Fact("status of local mail", "not relayed", found, found != "relayed")
 
 
 def _relay(case: Case) -> Iterator[Fact]:
@@ -150,6 +155,8 @@ def _next_queue_id(case: Case) -> Iterator[Fact]:
     if case.stated.get("forwarded"):
         return
     yield Fact("next_queue_id", stated, found, stated == found)
+    link = {"kind": "next", "queue_id": stated, "host": case.last.get("relay")}
+    yield Fact("link to the next hop", link, len(case.document["links"]), link in case.document["links"])
 
 
 def _forwarded(case: Case) -> Iterator[Fact]:

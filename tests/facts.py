@@ -89,7 +89,8 @@ def by_queue_id(documents: Iterable[Json], host: str) -> Mapping[str, list[Json]
     found: dict[str, list[Json]] = defaultdict(list)
     for parts in pages.values():
         ordered = sorted(parts, key=lambda part: part["page"])
-        whole = {**ordered[0], "to": [entry for part in ordered for entry in part["to"]]}
+        joined = {name: [entry for part in ordered for entry in part[name]] for name in ("to", "deliveries")}
+        whole = {**ordered[0], **joined}
         found[whole["queue_id"]].append(whole)
     return found
 

@@ -79,7 +79,10 @@ DOCUMENT: dict[str, Any] = {
     "client_ip": "10.77.0.33",
     "sasl_username": "ann",
     "outcome": "relayed",
+    "state": "closed",
+    "deliveries": ["relayed bob@example.net"],
     "links": [
+        {"kind": "next", "queue_id": "4A000509F2", "host": "mx1.example.net"},
         {"kind": "delay_notice", "queue_id": "E50AC114A12", "host": "edge1"},
         {"kind": "original", "queue_id": "4jXysS5MXcz9CLt", "host": None},
     ],
@@ -128,6 +131,22 @@ WRONG: list[tuple[tuple[str | int, ...], object]] = [
 ]
 
 
+# A field of DOCUMENT, and a value there that is not what was stated.
+WRONG_DOCUMENT: list[tuple[str, object]] = [
+    ("outcome", "deferred"),
+    ("outcome", "bounced"),
+    ("state", "open"),
+    ("kind", "probe"),
+    ("deliveries", ["deferred bob@example.net"]),
+    ("date", "2026-11-23T07:54:10.000Z"),
+    ("client_name", None),
+    ("links", DOCUMENT["links"][1:]),
+    ("links", [*DOCUMENT["links"], {"kind": "bounce", "queue_id": "962AF13CB09", "host": "edge1"}]),
+    ("links", [*DOCUMENT["links"], {"kind": "original", "queue_id": "962AF13CB09", "host": None}]),
+    ("links", [{**link, "host": "elsewhere"} for link in DOCUMENT["links"]]),
+]
+
+
 def stated(path: tuple[str | int, ...], value: object) -> dict[str, Any]:
     """Return EXPECTED with another value at the path."""
     expected = copy.deepcopy(EXPECTED)
@@ -154,6 +173,25 @@ def test_right_facts() -> None:
 @pytest.mark.parametrize(("path", "value"), WRONG)
 def test_wrong_fact_is_noticed(path: tuple[str | int, ...], value: object) -> None:
     assert [fact for fact in compare(stated(path, value), DOCUMENT) if not fact.right]
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG_DOCUMENT)
+def test_wrong_document_is_noticed(field: str, value: object) -> None:
+    assert [fact for fact in compare(EXPECTED, {**DOCUMENT, field: value}) if not fact.right]
+
+
+def test_mail_that_bounced_has_a_bounce() -> None:
+    bounced = {**SENT, "outcome": "bounced"}
+    document = {**DOCUMENT, "outcome": "bounced", "to": [DEFERRED, bounced], "deliveries": ["bounced bob@example.net"]}
+    names = {fact.name for fact in compare(stated(("to", 0, "status"), "bounced"), document) if not fact.right}
+    assert names == {"dsn_queue_ids: a bounce"}
+
+
+def test_local_mail_is_not_relayed() -> None:
+    local = stated(("to", 0, "relay"), {"host": "local"})
+    document = {**DOCUMENT, "to": [{**SENT, "relay": "local"}]}
+    wrong = [fact.name for fact in compare(local, document) if not fact.right]
+    assert "to Bob@example.net: status of local mail" in wrong
 
 
 @pytest.mark.parametrize("path", [("colour",), ("to", 0, "colour"), ("to", 0, "relay", "colour")])
@@ -189,6 +227,6 @@ def test_used_again_queue_id_is_told_by_date() -> None:
 
 
 def test_pages_are_joined() -> None:
-    first = {**DOCUMENT, "to": [DEFERRED]}
+    first = {**DOCUMENT, "to": [DEFERRED], "deliveries": []}
     second = {**DOCUMENT, "id": DOCUMENT["id"] + "#1", "page": 1, "to": [SENT]}
     assert by_queue_id([second, first], "edge1")["0B0BB114A09"] == [DOCUMENT]
