@@ -19,8 +19,10 @@ QUOTED = r'"(?:[^"\\]|\\.)*+"'
 INSIDE = rf'(?:[^">\\]|\\.|{QUOTED})*+'
 
 _ANGLE = re.compile(rf"<({INSIDE})>")
-_ESCAPES = re.compile(r"(?:\\[0-3][0-7]{2}|\\M[-^].|#[0-3][0-7]{2})+")
-_ESCAPE = re.compile(r"\\([0-3][0-7]{2})|\\M([-^])(.)|#([0-3][0-7]{2})")
+# No MTA or logger escapes a printable ASCII character: `room#101@…` is an address, not an escape.
+_OCTAL = r"(?:0[0-3][0-7]|177|[23][0-7]{2})"
+_ESCAPES = re.compile(rf"(?:\\{_OCTAL}|\\M[-^].|#{_OCTAL})+")
+_ESCAPE = re.compile(rf"\\({_OCTAL})|\\M([-^])(.)|#({_OCTAL})")
 _HOST = re.compile(r"(?P<name>[^\[\]]*)\[(?P<ip>[^\[\]]*)\](?::(?P<port>\d{1,5}))?")
 _IPV4_BYTE = r"(?:1[0-9]{2}|2[0-4][0-9]|25[0-5]|[1-9]?[0-9])"
 _IPV4 = re.compile(rf"{_IPV4_BYTE}(?:\.{_IPV4_BYTE}){{3}}", re.ASCII)
@@ -48,7 +50,7 @@ def unbracket(text: str) -> str:
 
 
 def decode_escapes(address: str) -> str:
-    r"""Decode runs of byte escapes that give valid UTF-8 without control characters; keep all others."""
+    r"""Decode runs of byte escapes that give valid UTF-8 (what is shown is made safe there); keep all others."""
     if "\\" not in address and "#" not in address:
         return address
     return _ESCAPES.sub(_decode_run, address)
@@ -64,10 +66,9 @@ def _decode_run(match: re.Match[str]) -> str:
         else:
             return match[0]
     try:
-        text = codes.decode()
+        return codes.decode()
     except UnicodeDecodeError:
         return match[0]
-    return text if text.isprintable() else match[0]
 
 
 def clean_address(address: str) -> str:
@@ -111,6 +112,8 @@ def read_client(text: str) -> Client:
     forged = "(may be forged)" in text
     match = _HOST.match(text)
     name, ip, _ = read_host(text)
+    if name is not None and "@" in name:
+        name = name.rpartition("@")[2] or None  # Sendmail asks the client's ident server for a user name
     inside = ip or (match["ip"] if match else None)
     shown = name or text
     if inside is not None:

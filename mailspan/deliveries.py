@@ -184,6 +184,8 @@ def _add_refusals(transaction: Transaction, rows: list[Row]) -> None:
             repeats = row.attempt is not None and row.attempt.mailer is None
             if repeats and row.outcome in ("unknown", "bounced", "deferred"):
                 row.outcome, row.refusal = "rejected", whole
+                if whole.code is not None:
+                    row.status = whole.status  # the reply in full; stat= has it without its codes
     rejected = {row.recipient for row in rows if row.outcome == "rejected"}
     for key, refusal in transaction.refusals or ():
         name = refusal.recipient

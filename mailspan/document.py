@@ -426,7 +426,7 @@ def _closed_by_count(transaction: Transaction, by_recipient: dict[str, list[Row]
             return None
         return "rejected" if transaction.refusals else "all_recipients_final"
     accepted = [rows[-1].outcome for rows in by_recipient.values() if any(row.attempt is not None for row in rows)]
-    if len(accepted) < (transaction.recipient_count or 0) or any(outcome in NOT_FINAL for outcome in accepted):
+    if len(accepted) < transaction.final_recipients_needed() or any(outcome in NOT_FINAL for outcome in accepted):
         return None
     if all(_is_removed(rows[-1]) for rows in by_recipient.values()):
         return "deleted"
@@ -452,6 +452,8 @@ def _notes(transaction: Transaction, birth: Stamp | None, known: int | None) -> 
         notes.append("recipients not logged")
     if transaction.gap:
         notes.append("log gap")
+    if transaction.refusals and any(refusal.ambiguous for _, refusal in transaction.refusals):
+        notes.append("ambiguous address")
     if birth is not None and known is None and birth.guessed:
         notes.append("year guessed")
     if transaction.truncated:

@@ -114,6 +114,7 @@ class Refused(Struct, gc=False, array_like=True, omit_defaults=True):
     protocol: str | None = None
     sasl_username: str | None = None
     subject: str | None = None
+    ambiguous: bool = False  # the line can be read in another way, too: its texts are the client's
 
 
 class Inspected(Struct, gc=False, array_like=True, omit_defaults=True):

@@ -18,10 +18,11 @@ _NEXT = re.compile(
     rf"queued as {_ID}"  # Postfix, and amavis handing on Postfix's
     rf"|(?:[0-9]{{3}} )?(?:2\.[0-9]\.[0-9]:? )?{_ID} Message accepted for delivery"  # Sendmail, OpenSMTPD
     rf"|(?:[0-9]{{3}} )?(?:- )?OK id={_ID}"  # Exim
-    rf"|.{{0,400}}<[^<>]*> {_ID}[:.]? Saved"  # Dovecot and other LMTP: the session token
+    rf"|.{{0,400}}<[^<>]*> ([0-9A-Za-z+/][0-9A-Za-z+/:._-]{{3,63}}) Saved"  # Dovecot's session token: base64, `:2`
+    r"|(?:[0-9]{3} )?(?:2\.[0-9]\.[0-9] )?OK +[0-9]{9,11} ([0-9A-Za-z][0-9A-Za-z.-]{9,63}) - gsmtp"  # Google
     r")\s*\Z"
 )
-_ENDINGS = ("Message accepted for delivery", " Saved")
+_ENDINGS = ("Message accepted for delivery", " Saved", " - gsmtp")
 
 
 _CODES = {f"{code}{separator}": code for code in range(200, 600) for separator in " -"}
@@ -60,4 +61,4 @@ def next_queue_id(text: str) -> str | None:
         match = _NEXT.match(text, place)
     if match is None:
         return None
-    return match[1] or match[2] or match[3] or match[4]
+    return match[1] or match[2] or match[3] or match[4] or match[5]

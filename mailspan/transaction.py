@@ -89,6 +89,15 @@ class Transaction(Struct, array_like=True, omit_defaults=True):
         """Return the key under which this transaction knows a line."""
         return digest(line) if self.packed else line
 
+    def final_recipients_needed(self) -> int:
+        """Return how many recipients must be final before the transaction is closed by count.
+
+        The MTA's own count is a lower bound, unless some recipients moved to a clone: then one that stayed must do.
+        """
+        if self.links is not None and any(kind == "clone" for kind, _, _ in self.links):
+            return 1
+        return self.recipient_count or 0
+
     def add_link(self, kind: str, queue_id: str, host: str | None) -> None:
         """Remember a link once."""
         link = (kind, queue_id, host)

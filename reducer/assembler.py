@@ -549,7 +549,7 @@ def is_counted_closed(transaction: Transaction) -> bool:
         last = {recipient: "expired" if outcome == "deferred" else outcome for recipient, outcome in last.items()}
     if not last or not all(outcome in _FINAL for outcome in last.values()):
         return False
-    return len(last) >= (transaction.recipient_count or 0)
+    return len(last) >= transaction.final_recipients_needed()
 
 
 def _due(newest: Transaction) -> int:

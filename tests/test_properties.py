@@ -198,6 +198,13 @@ HOSTILE = [
     "sm-mta[1]: 6AN7t8iX000022: from={}, size=1",
     "sm-mta[1]: 6AN7t8iX000022: from=<a@example.com>, size=1, class=0, nrcpts=1, msgid={}",
     "sm-mta[1]: ruleset=check_rcpt, arg1={}",
+    "sm-mta[1]: 6AN7t8iX000022: ruleset=CheckSubject, arg1={}",
+    "sm-mta[1]: 6AN7t8iX000022: to=<a@example.com>, ctladdr={}, delay=00:00:01, stat=Sent",
+    "sm-mta[1]: 6AN7t8iX000022: {}",
+    "postfix/smtpd[1]: B6D781149FE: client=a[192.0.2.1], sasl_username={}",
+    "postfix/smtpd[1]: proxy-reject: END-OF-MESSAGE: 550 {}",
+    "postfix/local[1]: B6D781149FE: {}",
+    "postfix/pickup[1]: B6D781149FE: uid=0 from=<{}",
     "sm-mta[1]: 6AN7t8iX000022: {}... User unknown",
     "sm-mta[1]: 6AN7t8iX000022: Milter: to={}",
     "smtpd[1]: 881c4ca7ad2782c1 smtp envelope evpid=b16fa2ed53cd2ecd from=<{}> to=<a@example.com>",
@@ -232,6 +239,15 @@ PIECES = [
     '" result="',
     "> to=<",
     "> rcpt=<",
+    ", sasl_sender=",
+    ", orig_client=",
+    ", arg2=",
+    "reject",
+    ">, size=",
+    ">, relay=",
+    "\\\\",
+    ", [more]",
+    ", reject=",
 ]
 
 
@@ -245,4 +261,6 @@ def test_no_line_is_slow(shape: str, piece: str) -> None:
         begin = time.process_time()
         parser.parse(line)
         best = min(best, time.process_time() - begin)
+        if best < LINE_SECONDS:
+            break
     assert best < LINE_SECONDS

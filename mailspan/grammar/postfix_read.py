@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from mailspan.address import INSIDE, canonical_ip, clean_address, decode_escapes, read_angle, read_client, relay_name
+from mailspan.address import INSIDE, canonical_ip, decode_escapes, read_angle, read_client, relay_name, unbracket
 from mailspan.event import (
     Aborted,
     Attempted,
@@ -34,12 +34,13 @@ from mailspan.event import (
     Secured,
 )
 from mailspan.queue_id import is_postfix
+from mailspan.record import Ignored
 from mailspan.reply import next_queue_id, reply_code, reply_dsn
 
 if TYPE_CHECKING:
     from mailspan.grammar.kind import Reading
 
-_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
+_NUMBER = r"-?[0-9]{1,15}(?:\.[0-9]{1,15})?"  # negative after the clock was set back
 _DELIVERY = re.compile(
     r"relay=([^,]*)(?:, conn_use=[0-9]+)?"
     rf"(?:, delay=({_NUMBER}))?(?:, delays=({_NUMBER})/({_NUMBER})/({_NUMBER})/({_NUMBER}))?"
@@ -56,15 +57,16 @@ _USUAL_DELIVERY = re.compile(
 _USUAL_QUEUED = re.compile(r'from=<([^">\\#]*)>, size=([0-9]{1,18}), nrcpt=([0-9]{1,18}) \(queue active\)')
 _USUAL_MESSAGE_ID = re.compile(r"message-id=<([^<>\\#]*)>")
 _RELAY = re.compile(r"([^\[]*)\[([^\]]*)\](?::([0-9]{1,5}))?")
+# smtpd_sasl_proto.c; a user name or an AUTH= address may hold commas, so what stands behind them is read from the right.
 _CLIENT = re.compile(
-    r"client=([^,]*)(?:, orig_queue_id=([^,]*))?(?:, orig_client=([^,]*))?"
-    r"(?:, sasl_method=([^,]*))?(?:, sasl_username=(.*?))?(?:, sasl_sender=(.*))?",
-    re.DOTALL,
+    r"client=([^,]*)(?:, sasl_method=[^,]*)?(?:, sasl_username=(.*?))?(?:, sasl_sender=.*)?", re.DOTALL
 )
-_QUEUED = re.compile(r"(?:, size=([0-9]{1,18}))?(?:, nrcpt=([0-9]{1,18}))? \(queue active\)")
-_PICKUP = re.compile(rf"uid=([0-9]+) from=<({INSIDE})>(?: orig_id=([0-9A-Za-z]+))?")
+_ORIGINAL = re.compile(r"(?:, orig_queue_id=([0-9A-Za-z]{1,32}))?(?:, orig_client=([^,]*))?\Z")
+_QUEUED = re.compile(r"(?:, size=([0-9]{1,18}))?(?:, nrcpt=([0-9]{1,18}))? \(queue active\)\s*\Z")
+_EXPIRED = re.compile(r", status=((?:force-)?expired\b[^<>]*)\Z")
+_PICKUP = re.compile(r"uid=([0-9]+) from=<(.*)>(?: orig_id=([0-9A-Za-z]+))?\Z", re.DOTALL)
 _TLS = re.compile(
-    r"\w+ TLS connection established (from|to) ([^\[\]]*)\[([^\[\]]*)\](?::[0-9]+)?: "
+    r"\w+ TLS connection (?:established|reused) (from|to) ([^\[\]]*)\[([^\[\]]*)\](?::[0-9]+)?: "
     r"((?:TLS|SSL)v[0-9.]+) with cipher (\S+)"
 )
 _LOST = re.compile(r"(?:lost connection|timeout|too many errors) after (\S+)(?: \(\d+ bytes\))? from (.*)")
@@ -74,10 +76,15 @@ _WHATSUP = (
     rf"(?: from=<(?P<sender>{INSIDE})>)?(?:,? to=<(?P<recipient>{INSIDE})>)?"
     r"(?:,? proto=(?P<protocol>[^\s,]+))?(?:,? helo=<(?P<helo>[^<>]*)>)?"
 )
-_REFUSED_TAIL = re.compile(rf";{_WHATSUP}(?P<sasl>(?: sasl_\w+=\S+)*)\Z")
+_REFUSED_TAIL = re.compile(rf";{_WHATSUP}(?P<sasl>(?:,? sasl_\w+=.*)?)\Z", re.DOTALL)
 _INSPECTED_TAIL = re.compile(rf";{_WHATSUP}(?:: (?P<text>.*))?\Z", re.DOTALL)
-_SASL_USERNAME = re.compile(r" sasl_username=<?([^\s<>]+)")
-_WHERE = re.compile(r"(?P<where>[A-Z][A-Z-]*)(?: command)? from (?P<client>[^\[\]]*\[[^\[\]]*\](?::\d+)?): ")
+# Postfix 2.0: `warning: header Subject: …; from=<> to=<>: text`, without an origin, with `to=<unknown>` for nobody yet.
+_OLD_INSPECTED_TAIL = re.compile(
+    rf"; from=<(?P<sender>{INSIDE})> to=<(?P<recipient>{INSIDE})>(?P<protocol>)(?P<helo>)(?:: (?P<text>.*))?\Z",
+    re.DOTALL,
+)
+_SASL_USERNAME = re.compile(r",? sasl_username=(?:<([^<>]*)>|(.*?))(?=,? sasl_\w+=|\Z)", re.DOTALL)
+_WHERE = re.compile(r"(?P<where>[A-Z][A-Z-]*)(?: command)?(?: from (?P<client>[^\[\]]*\[[^\[\]]*\](?::\d+)?))?: ")
 _ORIGIN = re.compile(r" from (local|unknown|[^\s\[\]]*\[[^\[\]]*\](?::\d+)?)\Z")
 _CANDIDATES = 12  # how many places a tail may begin at before we stop looking: hostile text is bounded
 
@@ -91,8 +98,10 @@ STAGES = {
     "DATA": "data",
     "BDAT": "data",
     "END-OF-MESSAGE": "end_of_data",
+    "VRFY": "rcpt",
 }
-_OWN_WORDS = frozenset({"local", "virtual"})  # these agents speak to no server: no reply code, no next queue ID
+# These agents speak to no server: no reply code, no next queue ID; their relay= is the service's name.
+_OWN_WORDS = frozenset({"local", "virtual"})
 _SUCCESS = {"local": "delivered", "virtual": "delivered", "lmtp": "delivered", "pipe": "delivered"}
 _OUTCOMES = {
     "deferred": "deferred",
@@ -101,6 +110,8 @@ _OUTCOMES = {
     "undeliverable": "bounced",
     "expired": "expired",
 }
+REFUSING = ("reject: ", "milter-reject: ", "proxy-reject: ")
+"""The actions of a line that refuse something (smtpd_check.c, smtpd_milter.c, smtpd_proxy.c, postscreen_smtpd.c)."""
 _BY_DSN = {"2": "relayed", "4": "deferred", "5": "bounced"}
 _NOTICES = {
     "non-delivery": "bounce",
@@ -117,27 +128,24 @@ def read_delivery(text: str, program: str) -> Reading:
             return _attempted(program, False, *usual.groups())
         except ValueError:
             return None  # a number like 1.2.3
-    found = read_angle(text, 3)
-    ambiguous = found is None
-    if found is None:
-        found = _read_raw_address(text, 3)
-        if found is None:
-            return None
-    address, at = found
+    ambiguous = False
     original = None
-    if text.startswith(", orig_to=<", at):
-        found = read_angle(text, at + 10) or _read_raw_address(text, at + 10)
-        if found is None:
-            return None
-        original, at = found
-    match = _DELIVERY.match(text, at + 2)
+    found = read_angle(text, 3)
+    match = None
+    if found is not None:
+        address, at = found
+        if text.startswith(", orig_to=<", at):
+            found = read_angle(text, at + 10) or _read_raw_address(text, at + 10)
+            if found is not None:
+                original, at = found
+        match = _DELIVERY.match(text, at + 2) if text.startswith(", ", at) else None
     if match is None:
-        # An address from before Postfix quoted them (3.5): it may hold a bare ">".
-        found = _read_raw_address(text, 3)
-        match = _DELIVERY.match(text, found[1] + 2) if found else None
-        if match is None or found is None:
+        # An address from before Postfix quoted them (3.5): it may hold a bare ">" or an odd quote.
+        raw = _read_raw_delivery(text)
+        if raw is None:
             return None
-        address, original, ambiguous = found[0], None, True
+        address, original, match = raw
+        ambiguous = True
     original = None if original is None else decode_escapes(original)
     return _attempted(program, ambiguous, decode_escapes(address), original, *match.groups())
 
@@ -160,8 +168,12 @@ def _attempted(  # noqa: PLR0913, PLR0917  the fields of a line, in its order
 ) -> Attempted:
     """Make the event of a delivery line's fields. Raises ValueError for a number that is none."""
     words = status[len(word) + 2 : -1] if status[-1:] == ")" else status[len(word) + 2 :]
+    if ">, relay=" in words:
+        ambiguous = True  # either a reply that quotes a log line, or an unquoted address that holds one
     outcome = _outcome(word, words, program, dsn)
     name, ip, port = _relay(relay)
+    if program in _OWN_WORDS and name != "none" and "[" not in relay:
+        name = "local"
     child: str | None = None
     if outcome == "expanded":
         child = words[13:] if is_postfix(words[13:]) else None
@@ -189,13 +201,24 @@ def _attempted(  # noqa: PLR0913, PLR0917  the fields of a line, in its order
     )
 
 
-def _read_raw_address(text: str, start: int) -> tuple[str, int] | None:
-    """Read an address with unbalanced quotes, as Postfix wrote them before 3.5: it ends where the next field begins."""
-    for ending in (">, orig_to=<", ">, relay="):
-        end = text.find(ending, start)
-        if end > 0:
-            return text[start + 1 : end], end + 1
+def _read_raw_delivery(text: str) -> tuple[str, str | None, re.Match[str]] | None:
+    """Read addresses without quoting: each ends where the next field begins, at the first place where all fits."""
+    place = text.find(">, relay=")
+    for _ in range(_CANDIDATES):
+        if place < 0:
+            return None
+        match = _DELIVERY.match(text, place + 3)
+        if match is not None:
+            address, found, original = text[4:place].partition(">, orig_to=<")
+            return address, original if found else None, match
+        place = text.find(">, relay=", place + 1)
     return None
+
+
+def _read_raw_address(text: str, start: int) -> tuple[str, int] | None:
+    """Read an address with unbalanced quotes, as Postfix wrote them before 3.5: it ends where `relay=` begins."""
+    end = text.find(">, relay=", start)
+    return (text[start + 1 : end], end + 1) if end > 0 else None
 
 
 @lru_cache(maxsize=4096)
@@ -218,13 +241,18 @@ def _outcome(word: str, words: str, program: str, dsn: str | None) -> str:
 
 
 def read_client_line(text: str, _program: str) -> Reading:
-    """`client=H[ip], orig_queue_id=, orig_client=, sasl_method=, sasl_username=, sasl_sender=`."""
+    """`client=H[ip], sasl_method=, sasl_username=, sasl_sender=, orig_queue_id=, orig_client=`."""
     if "," not in text:
         return Received(read_client(text[7:]))
-    match = _CLIENT.fullmatch(text)
+    end = text.rfind(", orig_queue_id=")
+    if end < 0:
+        end = text.rfind(", orig_client=")
+    original = _ORIGINAL.match(text, end) if end >= 0 else None
+    match = _CLIENT.fullmatch(text, 0, end if original else len(text))
     if match is None:
         return None
-    client, original_queue_id, original_client, _, username, _ = match.groups()
+    client, username = match.groups()
+    original_queue_id, original_client = original.groups() if original else (None, None)
     return Received(
         read_client(client),
         sasl_username=username,
@@ -244,32 +272,32 @@ def read_pickup(text: str, _program: str) -> Reading:
 def read_message_id(text: str, _program: str) -> Reading:
     """`message-id=<x>`; the value may be empty, without brackets, with spaces."""
     usual = _USUAL_MESSAGE_ID.fullmatch(text)
-    return Identified(usual[1] if usual is not None else clean_address(text[11:].strip()))
+    return Identified(usual[1] if usual is not None else unbracket(text[11:].strip()))
 
 
 def read_resent_message_id(text: str, _program: str) -> Reading:
     """`resent-message-id=<x>`."""
-    return Identified(clean_address(text[18:].strip()), resent=True)
+    return Identified(unbracket(text[18:].strip()), resent=True)
 
 
 def read_queue_manager(text: str, _program: str) -> Reading:
-    """`from=<>, size=, nrcpt= (queue active)` and `from=<>, status=expired, returned to sender`."""
+    """`from=<>, size=, nrcpt= (queue active)` and `from=<>, status=expired, returned to sender`; their ends are firm."""
     usual = _USUAL_QUEUED.fullmatch(text)
     if usual is not None:
         return Queued(usual[1], int(usual[2]), int(usual[3]))
     found = read_angle(text, 5)
-    if found is None:
-        cut = max(text.rfind(">, size="), text.rfind(">, status="))
-        if cut < 0:
-            return None
-        found = text[6:cut], cut + 1
-    sender, at = found
-    match = _QUEUED.match(text, at)
-    if match is not None:
-        size, count = match.groups()
-        return Queued(decode_escapes(sender), int(size) if size else None, int(count) if count else None)
-    if text.startswith((", status=expired", ", status=force-expired"), at):
-        return Expired(text[at + 9 :])
+    cut = max(text.rfind(">, size="), text.rfind(">, status="))
+    ways = [] if found is None else [found]
+    if cut > 0:
+        ways.append((text[6:cut], cut + 1))  # from before Postfix quoted addresses (3.5)
+    for sender, at in ways:
+        match = _QUEUED.match(text, at)
+        if match is not None:
+            size, count = match.groups()
+            return Queued(decode_escapes(sender), int(size) if size else None, int(count) if count else None)
+        match = _EXPIRED.match(text, at)
+        if match is not None:
+            return Expired(match[1])
     return None
 
 
@@ -324,7 +352,7 @@ def _tail(text: str, pattern: re.Pattern[str], *, rightmost: bool) -> re.Match[s
     return found
 
 
-def _refused(text: str, stage_at: int) -> Refused | None:
+def _refused(text: str, stage_at: int, program: str) -> Refused | None:
     where = _WHERE.match(text, stage_at)
     if where is None:
         return None
@@ -335,22 +363,26 @@ def _refused(text: str, stage_at: int) -> Refused | None:
     code = reply_code(status)
     if code is None and status[:1] in "245" and status[1:2] == ".":
         dsn = status.partition(" ")[0]  # milter-reject has the enhanced code only
-    event = Refused(stage, status, code=code, dsn=dsn, client=read_client(where["client"]))
-    event.whole = stage in ("data", "end_of_data")
+    client = where["client"]
+    event = Refused(stage, status, code=code, dsn=dsn, client=read_client(client) if client else None)
+    # Of a mail that came by no SMTP dialogue, cleanup's Milters refuse all of it (cleanup_milter.c cleanup_milter_emul_*).
+    event.whole = stage in ("data", "end_of_data") or program == "cleanup"
     if tail is not None:
         sender, recipient = tail["sender"], tail["recipient"]
         event.sender = None if sender is None else decode_escapes(sender)
         event.recipient = None if recipient is None else decode_escapes(recipient)
         event.protocol, event.helo = tail["protocol"], tail["helo"]
-        sasl = _SASL_USERNAME.match(tail["sasl"])
-        event.sasl_username = sasl[1] if sasl else None
+        sasl = _SASL_USERNAME.match(tail["sasl"], max(0, tail["sasl"].find(" sasl_username=")))
+        event.sasl_username = (sasl[1] or sasl[2]) if sasl else None
+        first = text.find("; from=<", where.end())
+        event.ambiguous = 0 <= first < tail.start()
     return event
 
 
-def read_reject(text: str, _program: str) -> Reading:
+def read_reject(text: str, program: str) -> Reading:
     """`reject: RCPT from H[ip]: 550 5.1.1 <x>: …; from=<> to=<> proto= helo=<>`; also cleanup's header rejects."""
     action, _, _ = text.partition(": ")
-    refused = _refused(text, len(action) + 2)
+    refused = _refused(text, len(action) + 2, program)
     if refused is not None:
         return refused
     inspected = read_inspected(text, "")
@@ -370,10 +402,19 @@ def read_reject(text: str, _program: str) -> Reading:
     )
 
 
+def read_rejection(text: str, program: str) -> Reading:
+    """`NOQUEUE: reject: …`, `proxy-reject: …`: refused before a queue ID existed; other actions refuse nothing."""
+    text = text.removeprefix("NOQUEUE: ")
+    if not text.startswith(REFUSING):
+        return Ignored("no queue id")
+    refused = _refused(text, text.find(": ") + 2, program)
+    return Ignored("no queue id") if refused is None else refused
+
+
 def read_harmless(text: str, program: str) -> Reading:
     """`hold: RCPT from H[ip]: …`, `discard:`, `filter:`, `warn:`, `info:`, … by an access rule: nothing is refused."""
     action, _, _ = text.partition(": ")
-    refused = _refused(text, len(action) + 2)
+    refused = _refused(text, len(action) + 2, program)
     if refused is None:
         return read_inspected(text, program)
     return Inspected(action, refused.status, refused.sender, refused.recipient, refused.helo, refused.protocol)
@@ -383,19 +424,24 @@ def read_inspected(text: str, _program: str) -> Reading:
     """`ACTION: header Subject: … from ORIGIN; from=<> to=<> proto= helo=<>: text` (cleanup), read from the right."""
     action, _, rest = text.partition(": ")
     tail = _tail(text, _INSPECTED_TAIL, rightmost=True)
+    origin = _ORIGIN.search(text, max(0, tail.start() - 300), tail.start()) if tail else None
     if tail is None:
-        return Inspected(action, rest)
-    origin = _ORIGIN.search(text, max(0, tail.start() - 300), tail.start())
+        place = text.rfind("; from=<")
+        tail = _OLD_INSPECTED_TAIL.match(text, place) if place >= 0 else None
+        if tail is None:
+            return Inspected(action, rest)
     content = text[len(action) + 2 : origin.start() if origin else tail.start()]
-    subject = content[16:] if content[:16].lower() == "header subject: " else None
+    subject = content[15:].lstrip() if content[:15].lower() == "header subject:" else None
     sender, recipient = tail["sender"], tail["recipient"]
+    if recipient == "unknown":
+        recipient = None  # cleanup's word for "none yet" in Postfix 2.0
     return Inspected(
         action,
         tail["text"] or "",
         None if sender is None else decode_escapes(sender),
         None if recipient is None else decode_escapes(recipient),
-        tail["helo"],
-        tail["protocol"],
+        tail["helo"] or None,
+        tail["protocol"] or None,
         subject,
     )
 
@@ -444,6 +490,17 @@ def read_tls(text: str, _program: str) -> Reading:
 def read_remark(_text: str, _program: str) -> Reading:
     """A line about a transaction that changes nothing."""
     return Remarked()
+
+
+_MATTERS = re.compile(
+    r"(?:to|from|client|uid|message-id|resent-message-id)=|[a-z_-]{0,40}(?:reject|hold|discard)[a-z_-]{0,40}: |removed|.*\bstatus=",
+    re.DOTALL,
+)
+
+
+def read_free_text(text: str, _program: str) -> Reading:
+    """Whatever else msg_info() writes behind a queue ID: counted as unparsed only where it has the form of a fact."""
+    return None if _MATTERS.match(text) else Remarked("free text")
 
 
 def read_aborted(text: str, _program: str) -> Reading:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from mailspan.address import INSIDE, QUOTED, canonical_ip, clean_address, read_client, relay_name
+from mailspan.address import INSIDE as CLASSIC_INSIDE
+from mailspan.address import QUOTED as CLASSIC_QUOTED
+from mailspan.address import canonical_ip, clean_address, read_client, relay_name, unbracket
 from mailspan.event import (
     Aborted,
     Attempted,
@@ -34,56 +36,73 @@ if TYPE_CHECKING:
     from mailspan.grammar.kind import Reading
 
 _SENDER_CUT, _MESSAGE_ID_CUT = 200, 100  # logsender: from=%.200s, msgid=%.100s
-_LIST_ITEM = re.compile(rf'(?:<{INSIDE}>|{QUOTED}|[^,"<])++')
-_SIZE = re.compile(r", size=(-?[0-9]+), class=-?[0-9]+(?:, pri=-?[0-9]+)?, nrcpts=([0-9]+)")
+# sm_syslog writes through str2prt (libsm/util.c): a backslash is doubled, so that `\\"` is a quoted quote, and bytes are
+# `\ooo`. Until 8.11 it did not: what only reads with single ones is read so.
+_PAIR = r"\\\\(?:\\\\|\\[0-7tnr]|[^\\])|\\[^\\]"
+QUOTED = rf'"(?:[^"\\]|{_PAIR})*+"'
+INSIDE = rf'(?:[^">\\]|{_PAIR}|{QUOTED})*+'
+_LIST_ITEM = re.compile(rf'(?:<{INSIDE}>|{QUOTED}|\\\\[^\\]|[^,"<])++')
+_CLASSIC_ITEM = re.compile(rf'(?:<{CLASSIC_INSIDE}>|{CLASSIC_QUOTED}|[^,"<])++')
+_SIZE = re.compile(r", size=(-?[0-9]{1,18}), class=-?[0-9]+(?:, pri=-?[0-9]+)?, nrcpts=([0-9]{1,18})")
+_INTERVAL = r"(?:[0-9]{1,9}\+)?[0-9]{1,9}(?::[0-9]{1,9}){0,2}"  # pintvl(): days+hours:minutes:seconds
 _ENVELOPE = re.compile(
     r"(?:, msgid=(?P<msgid>.*?))?(?:, bodytype=[^,]*)?(?:, proto=(?P<proto>[^,]*))?(?:, daemon=[^,]*)?"
-    r"(?:, tls_verify=[^,]*)?(?:, auth=(?P<auth>[^,]*))?(?:, relay=(?P<relay>[^,]*))?\Z",
+    r"(?:, tls_verify=[^,]*)?(?:, auth=[^,]*)?(?:, relay=(?P<relay>[^,]*))?\Z",
     re.DOTALL,
 )
 _ATTEMPT = re.compile(
-    rf"(?:, ctladdr=(?P<ctladdr>(?:<{INSIDE}>|{QUOTED}|[^,\"<])++))?(?:, delay=(?P<delay>[0-9+:]+))?"
+    rf"(?:, ctladdr=(?P<ctladdr>(?:<{INSIDE}>|{QUOTED}|[^,\"<])++))?(?:, delay=(?P<delay>{_INTERVAL}))?"
     r"(?:, xdelay=[0-9+:]+)?(?:, mailer=(?P<mailer>[^,]*))?(?:, pri=-?[0-9]+)?(?:, relay=(?P<relay>[^,]*))?"
     r"(?:, quarantine=(?P<quarantine>[^,]*))?(?:, dsn=(?P<dsn>[0-9.]+))?(?:, ntries=[0-9]+)?"
     r"(?=, (?:reply|stat)=)"
 )
 _FIELD = re.compile(
-    rf", (?:ctladdr=(?P<ctladdr>(?:<{INSIDE}>|{QUOTED}|[^,\"<])++)|delay=(?P<delay>[0-9+:]+)|xdelay=[0-9+:]+"
+    rf", (?:ctladdr=(?P<ctladdr>(?:<{INSIDE}>|{QUOTED}|[^,\"<])++)|delay=(?P<delay>{_INTERVAL})|xdelay=[0-9+:]+"
     r"|mailer=(?P<mailer>[^,]*)|pri=-?[0-9]+|relay=(?P<relay>[^,]*)|quarantine=(?P<quarantine>[^,]*)"
     r"|dsn=(?P<dsn>[0-9.]+)|ntries=[0-9]+|tls_verify=[^,]*|auth=[^,]*)"
 )
+_MORE = " [more]"  # logdelivery: the list goes on in the next line; the piece before it keeps its comma
+_QUARANTINED = ", stat=quarantined"
+_DELAY = re.compile(rf", (?=delay={_INTERVAL}(?:, |\Z))")
 _CTLADDR_USER = re.compile(r" \([0-9]+/[0-9]+\)\Z")
 _STARTS_FIELDS = (
     "ctladdr=", "delay=", "xdelay=", "mailer=", "pri=", "relay=", "dsn=", "stat=", "reply=", "ntries=", "quarantine=",
 )  # fmt: skip
 _LOCAL_MAILERS = frozenset({"local", "prog", "*file*", "*include*", "lmtp", "cyrus", "cyrusv2", "procmail", "cyrusbb"})
+# sysexits.c: what Sendmail itself says of a mailer's exit. The reply of a server stands behind ": " or in "(…)".
 _REFUSING_STATUS = re.compile(
     r"User unknown|Host unknown|Service unavailable|Data format error|Addressee unknown|Name server|Permission denied"
     r"|Local configuration error|Remote protocol error|Command line usage error|Cannot open input|Can't create output"
-    r"|Host (?:name )?not found|Bad (?:address|usage)|returned|Local error|Internal error"
+    r"|Host (?:name )?not found|Bad (?:address|usage)|returned|Local error|Internal error|unknown mailer error"
+    r"|Insufficient permission|System file missing"
 )
+_DEFERRING_STATUS = re.compile(r"Deferred|Operating system error|I/O error|transient ")
 _BY_DSN = {"2": "relayed", "4": "deferred", "5": "bounced"}
-_RULESET = re.compile(r"ruleset=(\w+), arg1=(.*)", re.DOTALL)
-_RULESET_RELAY = re.compile(
-    r"(?:, arg2=.*?)??(?:, relay=(?P<relay>[^,]*))?, (?P<action>reject|discard|quarantine)\b=?(?P<reply>.*)", re.DOTALL
-)
+_RULESET = re.compile(r"ruleset=([\w-]+), arg1=(.*)", re.DOTALL)
+_RULESET_END = r"(?:, relay=(?P<relay>[^,]*))?, (?P<action>reject|discard|quarantine)\b=?(?P<reply>.*)"
+_RULESET_RELAY = re.compile(rf"(?:, arg2=.*?)??{_RULESET_END}", re.DOTALL)
+_RULESET_ANYWHERE = re.compile(_RULESET_END, re.DOTALL)
 _STAGES = {
     "check_relay": "connect", "check_mail": "mail", "check_rcpt": "rcpt", "check_data": "data", "check_eom": "end_of_data",
-    "check_vrfy": "rcpt", "check_expn": "rcpt", "check_etrn": "connect", "check_compat": "rcpt", "trust_auth": "auth",
-    "tls_client": "mail", "check_header": "end_of_data",
+    "check_eoh": "end_of_data", "check_vrfy": "connect", "check_expn": "connect", "check_etrn": "connect",
+    "trust_auth": "auth", "tls_client": "connect", "auth_check": "auth",
 }  # fmt: skip
+# Rulesets about our own connections to others, and of single deliveries: a to= line says what became of the recipient.
+_OUTGOING = frozenset(
+    {"tls_server", "tls_rcpt", "try_tls", "clt_features", "authinfo", "check_compat", "srv_features", "queuegroup"}
+)
 _MILTER_STAGES = {
     "connect": "connect", "helo": "helo", "from": "mail", "mail": "mail", "to": "rcpt", "rcpt": "rcpt", "data": "data",
     "header": "end_of_data", "eoh": "end_of_data", "body": "end_of_data", "eom": "end_of_data",
 }  # fmt: skip
 _MILTER = re.compile(
-    rf"Milter: (?P<where>data|(?:to|from|helo|connect)=(?:<(?P<address>{INSIDE})>|(?!<)[^,]*+)[^,]*+), "
+    rf"Milter: (?P<where>(?:cmd=)?data|(?:to|from|helo|connect)=(?P<address><{INSIDE}>|(?!<)[^,]*+)[^,]*+), "
     r"(?P<action>reject|discard|tempfail)(?:=(?P<reply>.*))?",
     re.DOTALL,
 )
 _NAMED_MILTER = re.compile(
-    r"milter=(?P<name>[^,]*)(?:, action=(?P<where>\w+))?, (?P<action>reject|discard|quarantine|tempfail|continue|accept)"
-    r"(?:=(?P<reply>.*))?",
+    r"milter=(?P<name>[^,]*)(?:, action=(?P<where>\w+))?, (?P<action>reject|discard|quarantine|tempfail)"
+    r"(?:=(?P<reply>.*))?\Z",
     re.DOTALL,
 )
 _NOTICES = {
@@ -93,9 +112,20 @@ _NOTICES = {
     "postmaster notify": "bounce",
     "unsupported: ": "bounce",
 }
+_ABOUT_SENDERS = (
+    "Domain of sender",
+    "Domain name required for sender",
+    "Real domain name required for sender",
+    "Sender ",
+)
+_CLAIMED = re.compile(r"Authentication-Warning: \S+: (?:Host )?.{1,300} claimed to be (?P<helo>\S+)\Z")
 _FROM_HOST = re.compile(r"(?:from|on) (\S+(?: \[[^\]]*\])?)")
 _DID_NOT_ISSUE = re.compile(r"(?P<client>.*?) did not issue (?:MAIL|EXPN|VRFY|ETRN)")
-_RECIPIENT_REPLY = re.compile(rf"(?:<(?P<angle>{INSIDE})>|(?P<bare>[^\s<>,:]+))\.\.\. (?P<text>.+)", re.DOTALL)
+# err.c usrerr: `<address>... text`, until 8.9 with the enhanced code before it.
+_RECIPIENT_REPLY = re.compile(
+    rf"(?P<dsn>[245]\.[0-9]{{1,3}}\.[0-9]{{1,3}} )?(?:<(?P<angle>{INSIDE})>|(?P<bare>[^\s<>,:]+))\.\.\. (?P<text>.+)",
+    re.DOTALL,
+)
 _TLS = re.compile(r"STARTTLS=(client|server), relay=([^,]*), version=([^,]*), verify=[^,]*, cipher=([^,]*)")
 _AUTH = re.compile(r"AUTH=server, relay=(?P<relay>[^,]*)(?:, authid=(?P<user>.*?))?(?:, mech=[^,]*)(?:, bits=\d+)?\Z")
 
@@ -111,10 +141,14 @@ def seconds_of(text: str) -> float:
 
 def read_sender(text: str, _program: str) -> Reading:
     """`from=<>, size=, class=, nrcpts=, msgid=, bodytype=, proto=, daemon=, tls_verify=, auth=, relay=H [ip]`."""
-    item = _LIST_ITEM.match(text, 5)
-    at = item.end() if item else 5
-    match = _SIZE.match(text, at)
+    match = None
     truncated = False
+    for pattern in (_LIST_ITEM, _CLASSIC_ITEM):
+        item = pattern.match(text, 5)
+        at = item.end() if item else 5
+        match = _SIZE.match(text, at)
+        if match is not None:
+            break
     if match is None:
         # Cut at 200 characters, perhaps inside quotes: then the next field stands right behind.
         match = _SIZE.match(text, 5 + _SENDER_CUT)
@@ -124,9 +158,15 @@ def read_sender(text: str, _program: str) -> Reading:
             return None
         at = match.start()
     envelope = _ENVELOPE.match(text, match.end())
-    sender = text[5:at]
+    sender: str | None = text[5:at]
+    if truncated:
+        sender = text[6:at] if text[5:6] == "<" else text[5:at]
+    elif sender == "<NONE>" and match[2] == "0":
+        sender = None  # logsender's word for "no sender yet"
+    else:
+        sender = clean_address(text[5:at])
     event = Received(
-        sender=clean_address(sender) if not truncated else sender.removeprefix("<"),
+        sender=sender,
         size=max(0, int(match[1])),
         recipient_count=int(match[2]),
         truncated=truncated,
@@ -139,11 +179,10 @@ def read_sender(text: str, _program: str) -> Reading:
         if len(message_id) >= _MESSAGE_ID_CUT and message_id[:1] == "<" and message_id[-1:] != ">":
             event.truncated = True
             message_id = message_id[1:]
-        event.message_id = clean_address(message_id)
+        event.message_id = unbracket(message_id)
     event.protocol = envelope["proto"] or None
-    event.sasl_username = envelope["auth"] or None
     relay = envelope["relay"]
-    if relay:
+    if relay and relay != "[RESPONSE]":  # a bounce has no client
         event.client = Client(relay) if "[" not in relay and "@" in relay else read_client(relay)
     return event
 
@@ -151,17 +190,23 @@ def read_sender(text: str, _program: str) -> Reading:
 def read_recipients(text: str, start: int) -> tuple[tuple[str, ...], int] | None:
     """Read the list of `to=`, which ends at the first `, key=` outside quotes; return it and where it ends."""
     end = text.find(", ", start)
-    if end > 0 and '"' not in text[start:end] and text.startswith(_STARTS_FIELDS, end + 2):
-        listed = text[start:end].removesuffix(" [more]")
-        return tuple([clean_address(item) for item in listed.split(",")]), end
+    if end > 0 and text.startswith(_STARTS_FIELDS, end + 2):
+        listed = text[start:end]
+        if '"' not in listed and "\\" not in listed:
+            return tuple([clean_address(item) for item in listed.split(",")]), end
+    return _read_list(text, start, _LIST_ITEM) or _read_list(text, start, _CLASSIC_ITEM)
+
+
+def _read_list(text: str, start: int, pattern: re.Pattern[str]) -> tuple[tuple[str, ...], int] | None:
     found: list[str] = []
     at = start
     while True:
-        item = _LIST_ITEM.match(text, at)
+        item = pattern.match(text, at)
         if item is None:
             return None
-        found.append(clean_address(item[0].removesuffix(" [more]")))
         at = item.end()
+        if item[0] != _MORE:
+            found.append(clean_address(item[0].removesuffix(_MORE)))
         if text.startswith(", ", at) and text.startswith(_STARTS_FIELDS, at + 2):
             return tuple(found), at
         if text[at : at + 1] != ",":
@@ -175,20 +220,14 @@ def read_attempt(text: str, _program: str) -> Reading:
     ambiguous = found is None
     if found is None:
         # Unbalanced quotes: the list ends where the fields that Sendmail always writes begin.
-        cut = re.search(r", (?:ctladdr=.*?, )?delay=[0-9+:]+, ", text)
+        cut = re.search(rf", (?:ctladdr=.{{0,200}}?, )?delay={_INTERVAL}, ", text)
         if cut is None:
             return None
         found = (text[3 : cut.start()],), cut.start()
     recipients, at = found
-    match = _ATTEMPT.match(text, at)
-    if match is not None:
-        fields: dict[str, str | None] = match.groupdict()
-        at = match.end()
-    else:
-        fields = {}
-        while (field := _FIELD.match(text, at)) is not None:
-            fields.update({key: value for key, value in field.groupdict().items() if value is not None})
-            at = field.end()
+    if any(name[:1] == "<" and name[-1:] != ">" for name in recipients):
+        ambiguous = True  # logdelivery cut an address that was too long for the line
+    fields, at = _fields(text, at)
     dsn = fields.get("dsn")
     status, reply = _status(text, at, dsn)
     if status is None:
@@ -198,21 +237,49 @@ def read_attempt(text: str, _program: str) -> Reading:
     return _attempt(recipients, status, reply, fields, ambiguous=ambiguous)
 
 
+def _fields(text: str, at: int) -> tuple[dict[str, str | None], int]:
+    """Read the fields between the list and reply= or stat=; return them and where they end."""
+    match = _ATTEMPT.match(text, at)
+    if match is not None:
+        at = match.end()
+        if match["quarantine"] is not None and text.endswith(_QUARANTINED):
+            at = len(text) - len(_QUARANTINED)  # the reason is free text, and nothing stands behind it
+        return match.groupdict(), at
+    fields: dict[str, str | None] = {}
+    delay = _DELAY.search(text, at) if text.startswith(", ctladdr=", at) else None
+    if delay is not None and _FIELD.match(text, at) is None:
+        # ctladdr= is shortened to 83 characters in its middle, which may leave a quote without its partner.
+        fields["ctladdr"], at = text[at + 10 : delay.start()], delay.start()
+    while (field := _FIELD.match(text, at)) is not None:
+        fields.update({key: value for key, value in field.groupdict().items() if value is not None})
+        at = field.end()
+    if "quarantine" in fields and text.endswith(_QUARANTINED):
+        at = len(text) - len(_QUARANTINED)
+    return fields, at
+
+
 def _status(text: str, at: int, dsn: str | None) -> tuple[str | None, str | None]:
     """Return stat= and reply=. A reply is the remote's free text, so of several `, stat=` the first that fits dsn= is it."""
     if text.startswith(", stat=", at):
         return text[at + 7 :], None
-    if not text.startswith(", reply=", at):
+    place = first = text.find(", stat=", at)
+    if first < 0:
         return None, None
-    place = text.find(", stat=", at)
-    first = place
-    sent = dsn is None or dsn.startswith("2")
+    if not text.startswith(", reply=", at):
+        return text[first + 7 :], None  # "..." in place of what was cut in between (the "desperation move")
     for _ in range(16):
-        if place < 0 or dsn is None or text.startswith("Sent", place + 7) == sent:
+        if place < 0 or dsn is None or _fits(text, place + 7, dsn):
             break
         place = text.find(", stat=", place + 1)
     place = place if place >= 0 else first
-    return (None, None) if place < 0 else (text[place + 7 :], text[at + 8 : place])
+    return text[place + 7 :], text[at + 8 : place]
+
+
+def _fits(text: str, place: int, dsn: str) -> bool:
+    """Whether the words at `place` can be Sendmail's own for this DSN: reply= is logged for failures only."""
+    if dsn.startswith("4"):
+        return _DEFERRING_STATUS.match(text, place) is not None
+    return dsn.startswith("5") and _REFUSING_STATUS.match(text, place) is not None
 
 
 def _attempt(
@@ -228,7 +295,8 @@ def _attempt(
         event.controlling_user = clean_address(_CTLADDR_USER.sub("", user))
         if mailer in ("prog", "*file*"):
             event.original_recipient = event.controlling_user
-    event.pending = event.outcome in ("queued", "held")
+    # Without a mailer there was no attempt: logundelrcpts() lists whom a discarded mail would have gone to.
+    event.pending = event.outcome in ("queued", "held") or (event.outcome == "discarded" and mailer is None)
     words = status.partition(" (")[2].removesuffix(")") if status.startswith("Sent (") else status.partition(": ")[2]
     event.code = reply_code(reply or "") or reply_code(words)
     if mailer is not None or relay is not None:
@@ -258,7 +326,7 @@ def _outcome(status: str, mailer: str | None, dsn: str | None, recipients: tuple
         return "delivered" if mailer in _LOCAL_MAILERS else "relayed"
     if status.startswith("queued"):
         return "queued"
-    if status.startswith("Deferred"):
+    if _DEFERRING_STATUS.match(status):
         return "deferred"
     if status.startswith("quarantined"):
         return "held"
@@ -293,8 +361,16 @@ def read_recipient_refused(text: str, _program: str) -> Reading:
     match = _RECIPIENT_REPLY.match(text)
     if match is None:
         return None
-    address = match["angle"] if match["angle"] is not None else match["bare"]
-    return Refused("rcpt", text, recipient=clean_address(address), dsn=None)
+    address = clean_address(match["angle"] if match["angle"] is not None else match["bare"])
+    dsn = match["dsn"].rstrip() if match["dsn"] else None
+    if match["text"].startswith(_ABOUT_SENDERS):
+        return Refused("mail", text, dsn=dsn, sender=address)
+    return Refused("rcpt", text, dsn=dsn, recipient=address)
+
+
+def read_oversize(text: str, _program: str) -> Reading:
+    """`Message size exceeds fixed maximum message size (200000)`: MAIL's SIZE= was too large (srvrsmtp.c)."""
+    return Refused("mail", text, whole=True)
 
 
 def read_ruleset(text: str, _program: str) -> Reading:
@@ -303,18 +379,30 @@ def read_ruleset(text: str, _program: str) -> Reading:
     if head is None:
         return None
     ruleset = head[1]
-    item = _LIST_ITEM.match(text, head.start(2))
-    tail = _RULESET_RELAY.match(text, item.end() if item else head.start(2))
+    if ruleset.lower() in _OUTGOING:
+        return Remarked("ruleset")
+    start = head.start(2)
+    if ruleset in _STAGES:
+        item = _LIST_ITEM.match(text, start)
+        tail = _RULESET_RELAY.match(text, item.end() if item else start) or _RULESET_ANYWHERE.search(text, start)
+    else:
+        # A ruleset of its own name checks a header: arg1 is the header's text.
+        tail = None
+        for action in (", reject=", ", quarantine=", ", discard"):
+            place = text.rfind(action, start)
+            if place >= 0:
+                relay = text.rfind(", relay=", start, place)
+                at = relay if relay >= 0 and "," not in text[relay + 8 : place] else place
+                tail = _RULESET_RELAY.match(text, at)
+                break
     if tail is None:
-        tail = _RULESET_RELAY.search(text, head.start(2))
-        if tail is None:
-            return Remarked("ruleset")
-    argument = clean_address(text[head.start(2) : tail.start()])
+        return Remarked("ruleset")
+    argument = clean_address(text[start : tail.start()])
     client = read_client(tail["relay"]) if tail["relay"] else None
     reply = tail["reply"]
     if tail["action"] != "reject":
-        return Inspected("discard" if tail["action"] == "discard" else "hold", reply)
-    stage = _STAGES.get(ruleset, "rcpt")
+        return Inspected("discard" if tail["action"] == "discard" else "hold", reply or f"ruleset={ruleset}")
+    stage = _STAGES.get(ruleset, "end_of_data")
     return Refused(
         stage,
         reply,
@@ -322,8 +410,8 @@ def read_ruleset(text: str, _program: str) -> Reading:
         code=reply_code(reply),
         dsn=reply_dsn(reply),
         client=client,
-        sender=argument if stage == "mail" else None,
-        recipient=argument if stage == "rcpt" else None,
+        sender=argument if ruleset == "check_mail" else None,
+        recipient=argument if ruleset == "check_rcpt" else None,
     )
 
 
@@ -331,7 +419,7 @@ def read_milter(text: str, _program: str) -> Reading:
     """`Milter: data, reject=…`, `Milter: to=<x>, reject=…`, `milter=N, action=eom, reject=…`, `quarantine=…`."""
     match = _MILTER.match(text)
     if match is not None:
-        where = match["where"].partition("=")[0]
+        where = match["where"].removeprefix("cmd=").partition("=")[0]
         address = match["address"]
     else:
         match = _NAMED_MILTER.match(text)
@@ -339,10 +427,8 @@ def read_milter(text: str, _program: str) -> Reading:
             return Remarked("milter")
         where, address = match["where"] or "eom", None
     action, reply = match["action"], match["reply"] or ""
-    if action in ("continue", "accept"):
-        return Remarked("milter")
     if action in ("discard", "quarantine"):
-        return Inspected("discard" if action == "discard" else "hold", reply)
+        return Inspected("discard" if action == "discard" else "hold", reply or f"Milter: {action}")
     stage = _MILTER_STAGES.get(where, "end_of_data")
     return Refused(
         stage,
@@ -356,7 +442,7 @@ def read_milter(text: str, _program: str) -> Reading:
 
 
 def read_too_large(text: str, _program: str) -> Reading:
-    """`message size (200001) exceeds maximum value (200000)`: the whole mail is refused."""
+    """`message size (200001) exceeds maximum value (200000)`, `headers too large (…)`: the whole mail is refused."""
     return Refused("end_of_data", text, whole=True)
 
 
@@ -385,9 +471,10 @@ def read_quarantined(text: str, _program: str) -> Reading:
     return Held(text)
 
 
-def read_warning(_text: str, _program: str) -> Reading:
-    """`Authentication-Warning: host: user set sender to x using -f`."""
-    return Named()
+def read_warning(text: str, _program: str) -> Reading:
+    """`Authentication-Warning: host: user set sender to x using -f`, `…: Host H [ip] claimed to be NAME`."""
+    match = _CLAIMED.match(text)
+    return Named(helo=match["helo"] if match else None)
 
 
 def read_tls(text: str, _program: str) -> Reading:
@@ -395,19 +482,43 @@ def read_tls(text: str, _program: str) -> Reading:
     match = _TLS.match(text)
     if match is None:
         return None
-    peer = match[2]
+    tls, client = f"{match[3]} {match[4]}", read_client(match[2])
     if match[1] == "server":
-        return Secured(incoming=True, tls=f"{match[3]} {match[4]}", client=read_client(peer))
-    name, _, ip = peer.partition(" [")
-    return Secured(
-        incoming=False, tls=f"{match[3]} {match[4]}", peer=relay_name(name), peer_ip=canonical_ip(ip.rstrip("]"))
-    )
+        return Secured(incoming=True, tls=tls, client=client)
+    name = relay_name(client.name) if client.name else None
+    return Secured(incoming=False, tls=tls, peer=name, peer_ip=client.ip)
+
+
+def read_queued_tls(text: str, program: str) -> Reading:
+    """The same behind a queue ID: of the client's connection."""
+    event = read_tls(text, program)
+    return Named(tls=event.tls) if isinstance(event, Secured) and event.incoming else Remarked("TLS")
 
 
 def read_auth(text: str, _program: str) -> Reading:
     """`AUTH=server, relay=H [ip], authid=user, mech=PLAIN, bits=0`."""
     match = _AUTH.match(text)
     return Authenticated(match["user"], read_client(match["relay"])) if match else None
+
+
+def read_queued_auth(text: str, program: str) -> Reading:
+    """The same behind a queue ID."""
+    event = read_auth(text, program)
+    return Named(sasl_username=event.user) if isinstance(event, Authenticated) else Remarked("AUTH")
+
+
+_MATTERS = re.compile(
+    r"(?:to|from|stat|ctladdr|ruleset|milter)=|[0-9A-Za-x]{7,8}[0-9]{5,10}: |.{0,600}, (?:stat|reject|discard|quarantine)=",
+    re.DOTALL,
+)
+
+
+def read_free_text(text: str, _program: str) -> Reading:
+    """Whatever else follows a queue ID: any text of usrerr(), syserr() and others (err.c), which are without number.
+
+    Counted as unparsed only where it has the form of a fact.
+    """
+    return None if _MATTERS.match(text) else Remarked("free text")
 
 
 def read_remark(_text: str, _program: str) -> Reading:
