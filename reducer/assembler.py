@@ -14,12 +14,28 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mailspan.document import COUNTED_MTAS, Document, documents
-from mailspan.event import Attempted, Cloned, Enveloped, Event, Gap, Identified, Notified, Received, Refused, Remarked
+from mailspan.event import (
+    Aborted,
+    Attempted,
+    Cloned,
+    Closed,
+    Enveloped,
+    Event,
+    Expired,
+    Gap,
+    Held,
+    Identified,
+    Inspected,
+    Notified,
+    Received,
+    Refused,
+    Remarked,
+)
 from mailspan.queue_id import TIME_OF
 from mailspan.transaction import LineKey, Transaction, digest
 from reducer import sessions
 from reducer.effects import EFFECTS, born_of_clone, born_of_notice, rejected
-from reducer.snapshot import due_of, pack, pack_sessions, unpack, unpack_sessions
+from reducer.snapshot import due_of, is_unwritten, pack, pack_sessions, unpack, unpack_sessions, waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -40,6 +56,7 @@ _AGREEING_SECONDS = 3
 # neither an absurd stamp, nor two, nor a line that comes twice can make everything be forgotten, or stop forgetting.
 
 _BIRTHS = frozenset({Received, Identified, Enveloped})
+_URGENT = frozenset({Attempted, Refused, Closed, Expired, Aborted, Inspected, Held})
 _FINAL = frozenset({"delivered", "relayed", "expanded", "discarded", "bounced", "expired", "rejected"})
 _BEFORE_MESSAGE_ID = frozenset({"rejected", "discarded"})
 
@@ -98,7 +115,7 @@ class _Host:
         """Pack the half that was touched longest ago, but what waits to be written."""
         active = [found for found in self.transactions.values() if not isinstance(found, bytes)]
         active.sort(key=_touched)
-        packable = [found for found in active[: len(active) // 2] if not _waits(found)]
+        packable = [found for found in active[: len(active) // 2] if not waits(found)]
         for found in packable:
             self.transactions[found.queue_id] = pack(found, _due(found))
         self.unpacked = len(active) - len(packable)
@@ -107,11 +124,6 @@ class _Host:
         """Yield the newest transaction of each ID; a packed one is unpacked for the time it is looked at."""
         for found in self.transactions.values():
             yield unpack(found) if isinstance(found, bytes) else found
-
-
-def _waits(newest: Transaction) -> bool:
-    """Whether an incarnation of the ID has changed and is not handed out for writing yet."""
-    return newest.changed or (newest.earlier is not None and _waits(newest.earlier))
 
 
 def _touched(transaction: Transaction) -> int:
@@ -188,6 +200,8 @@ class Assembler:
             host.look_again(queue_id, host.clock + LINGER_CLOSED_SECONDS)
         if self._incremental:
             self._mark(transaction)
+            if kind in _URGENT:
+                transaction.urgent = True
         after = _AFTER.get(kind)
         if after is not None:
             after(self, host, transaction, record, line)
@@ -249,16 +263,20 @@ class Assembler:
             self._forgotten = []
         return found
 
-    def changed(self) -> Changes:
+    def changed(self, *, urgent_only: bool = False) -> Changes:
         """Return the documents of the transactions with new lines since the last call, forgotten ones too.
 
-        A transaction whose birth line came after other lines of it has got another id: its old one is withdrawn.
+        With `urgent_only` those where something happened: an attempt, a refusal, an end; the others wait for a later
+        call. A transaction whose birth line came after other lines of it has got another id: its old one is withdrawn.
         """
         found, self._changed = self._changed, []
+        if urgent_only:
+            self._changed = [each for each in found if not each.urgent]
+            found = [each for each in found if each.urgent]
         written: list[Document] = []
         withdrawn: list[str] = []
         for transaction in found:
-            transaction.changed = False
+            transaction.changed = transaction.urgent = False
             self._stale.add((transaction.host, transaction.queue_id))
             pages = documents(transaction)
             identity = pages[0]["id"]
@@ -301,6 +319,12 @@ class Assembler:
                 host = self._host(host_name)
                 host.transactions[queue_id] = value
                 host.look_again(queue_id, max(host.clock + 1, due_of(value)))
+                if is_unwritten(value):
+                    newest: Transaction | None = host.unpack(queue_id, value)
+                    while newest is not None:
+                        if newest.changed:
+                            self._changed.append(newest)
+                        newest = newest.earlier
 
     def _host(self, name: str) -> _Host:
         host = self._hosts.get(name)
@@ -376,6 +400,7 @@ class Assembler:
                 kept.append(transaction)
             elif self._incremental:
                 self._stale.add((host.name, queue_id))
+                transaction.urgent = transaction.changed  # its state goes: what changed must be written with it
             else:
                 self._forgotten.append(transaction)
             transaction = earlier
@@ -406,9 +431,11 @@ class Assembler:
         self._mark(transaction)
 
     def _mark(self, transaction: Transaction) -> None:
-        if self._incremental and not transaction.changed:
-            transaction.changed = True
-            self._changed.append(transaction)
+        if self._incremental:
+            self._stale.add((transaction.host, transaction.queue_id))
+            if not transaction.changed:
+                transaction.changed = True
+                self._changed.append(transaction)
 
     def _sharpen(self, transaction: Transaction, line: tuple[int, str], stamp: Stamp) -> None:
         """The same line again: of two stamps the finer one wins, of two equally fine ones the earlier."""

@@ -1,9 +1,10 @@
 """Snapshots: the state of open and lingering transactions as bytes, and back. Pure.
 
-A snapshot is one byte of schema version, the event time when it is due to be looked at again (8 bytes), and
-MessagePack: the transaction's struct as it is, its earlier incarnations inside it. Lines are kept as digests with their
-stamps: enough to know a line again, and to count and date it. This version reads its own schema and the one before
-(there is none yet); fields that are added at a struct's end need no new one.
+A snapshot is one byte of schema version, one that is 1 where changes wait to be written as documents, the event time
+when it is due to be looked at again (8 bytes), and MessagePack: the transaction's struct as it is, its earlier
+incarnations inside it. Lines are kept as digests with their stamps: enough to know a line again, and to count and date
+it. This version reads its own schema and the one before (there is none yet); fields that are added at a struct's end
+need no new one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _Fact = TypeVar("_Fact")
 _Stored = TypeVar("_Stored")
 
 _VERSION_BYTE = bytes((SCHEMA_VERSION,))
-_HEAD_BYTES = 9
+_HEAD_BYTES = 10
 _encode = msgspec.msgpack.Encoder().encode
 _transaction = msgspec.msgpack.Decoder(Transaction)
 _sessions = msgspec.msgpack.Decoder(dict[str, Session])
@@ -38,12 +39,23 @@ class SnapshotError(ValueError):
 
 def pack(newest: Transaction, due: int) -> bytes:
     """Return the snapshot of all incarnations of a queue ID, the newest first; `due` is an event time in seconds."""
-    return _VERSION_BYTE + due.to_bytes(8, "big", signed=True) + _encode(_with_digests(newest))
+    head = bytes((SCHEMA_VERSION, waits(newest))) + due.to_bytes(8, "big", signed=True)
+    return head + _encode(_with_digests(newest))
+
+
+def waits(newest: Transaction) -> bool:
+    """Whether an incarnation of the ID has changed and is not handed out for writing yet."""
+    return newest.changed or (newest.earlier is not None and waits(newest.earlier))
+
+
+def is_unwritten(snapshot: bytes) -> bool:
+    """Whether `waits` held when this was packed."""
+    return snapshot[1:2] == b"\x01"
 
 
 def due_of(snapshot: bytes) -> int:
     """Return when the snapshot is due; it need not be unpacked for that."""
-    return int.from_bytes(snapshot[1:_HEAD_BYTES], "big", signed=True)
+    return int.from_bytes(snapshot[2:_HEAD_BYTES], "big", signed=True)
 
 
 def unpack(snapshot: bytes) -> Transaction:
@@ -85,7 +97,7 @@ def _with_digests(transaction: Transaction) -> Transaction:
     """Return the transaction as it is stored: a copy that knows its lines by their digests."""
     earlier = None if transaction.earlier is None else _with_digests(transaction.earlier)
     if transaction.packed:
-        return msgspec.structs.replace(transaction, earlier=earlier, changed=False)
+        return msgspec.structs.replace(transaction, earlier=earlier)
     return msgspec.structs.replace(
         transaction,
         lines={_key(key): stamp for key, stamp in transaction.lines.items()},
@@ -96,5 +108,4 @@ def _with_digests(transaction: Transaction) -> Transaction:
         expiries=_with_keys(transaction.expiries) if transaction.expiries else None,
         earlier=earlier,
         packed=True,
-        changed=False,
     )
