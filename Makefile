@@ -14,10 +14,10 @@ ROUNDS ?= 3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types accept facts bench lock clean
+.PHONY: help run test check lint format types accept facts bench bench-search lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 .venv/.made:
 	@rm -rf .venv; \
@@ -75,6 +75,9 @@ facts: .venv/.dev ## compare the lab logs with every fact known of their mail
 
 bench: .venv/.run ## CPU and memory on LINES=1000000 generated lines, beside pflogsumm
 	@$(BIN)/python -m bench.run --lines $(LINES) --rounds $(ROUNDS) $(ARGS)
+
+bench-search: .venv/.run ## how long each kind of search takes on a million transactions
+	@$(BIN)/python -m bench.search $(ARGS)
 
 lock: .venv/.dev ## pin the newest allowed versions again (needs uv)
 	@sh requirements/lock.sh

@@ -36,6 +36,7 @@ COMMANDS = (
     Command("parse", "mailspan.commands.parse", "log files to transactions, as JSON lines on stdout"),
     Command("index", "mailspan.commands.index", "log files into the store that search reads"),
     Command("search", "mailspan.commands.search", "find transactions, newest first"),
+    Command("retention", "mailspan.commands.retention", "delete the documents of days that are too old"),
 )
 
 EXIT_FAILED = 3
@@ -105,7 +106,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _top_parser() -> _ArgumentParser:
-    names = "\n".join(f"  {each.name:8}{each.summary}" for each in COMMANDS)
+    names = "\n".join(f"  {each.name:11}{each.summary}" for each in COMMANDS)
     top = _ArgumentParser(
         prog="mailspan",
         usage="mailspan [--config FILE] COMMAND ...",

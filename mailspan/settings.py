@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PREFIX = "MAILSPAN_"
 
+_MOST_DAYS = 1_000_000
 _HOST = re.compile(r"[^\s=,/\0]+")
 
 
@@ -33,6 +34,13 @@ class Settings:
         metadata={
             "help": "Where documents are kept: the default of --store; empty means a file in the user's data folder.",
             "expected": "sqlite:///PATH",
+        },
+    )
+    retention_days: int = field(
+        default=90,
+        metadata={
+            "help": "How many days of documents `mailspan retention` keeps, today (UTC) among them.",
+            "expected": "a whole number from 1 on",
         },
     )
     host_aliases: Mapping[str, str] = field(
@@ -91,6 +99,17 @@ def _text(value: object) -> str:
     return value
 
 
+def _days(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError  # noqa: TRY004 - every wrong value is told in the same way
+    if isinstance(value, str) and not value.isascii():
+        raise ValueError
+    days = int(value)
+    if not 1 <= days < _MOST_DAYS:
+        raise ValueError
+    return days
+
+
 def _aliases(value: object) -> dict[str, str]:
     """`mx1=mail.example.com,mx2=mail.example.com`, or the same as a table; hosts in lower case."""
     if isinstance(value, str):
@@ -114,6 +133,7 @@ def _rejections(value: object) -> str:
 
 READERS: dict[str, Callable[[object], object]] = {
     "store": _text,
+    "retention_days": _days,
     "host_aliases": _aliases,
     "rejections": _rejections,
 }

@@ -1,69 +1,55 @@
-"""Count documents by one of their fields, for --count --by."""
+"""What --count --by can count by: the fields that a store counts, and the reader's days and hours."""
 
 from __future__ import annotations
 
-from collections import Counter
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import orjson
+from sink.store import COUNTED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from datetime import tzinfo
 
-    from sink.store import Document
+    from sink.store import DocumentReader, Selection
 
 NOTHING = "-"
-"""Stands for the value of a document that has none."""
+"""Stands for the value of a mail that has none."""
+
+DATE_FORMATS = {"day": "%Y-%m-%d", "hour": "%Y-%m-%d %H:00"}
+FIELDS = (*DATE_FORMATS, *COUNTED)
+
+# Other names for a field: of the document, of the flags, and those of the roll-ups.
+_ALIASES = {
+    "date": "day", "from": "sender", "to": "recipient", "recipients": "recipient", "relays": "relay", "dsns": "dsn",
+    "recipient_domains": "recipient_domain",
+}  # fmt: skip
 
 
-def count_by(encoded: Iterable[bytes], field: str) -> list[tuple[str, int]]:
-    """Return each value of `field` (one of FIELDS) and how many documents have it, the most frequent first.
+def field_named(text: str) -> str | None:
+    """Return which of FIELDS is meant, None if none is."""
+    name = text.strip().lower().replace("-", "_").replace(" ", "_")
+    name = _ALIASES.get(name, name)
+    return name if name in FIELDS else None
 
-    A document counts once for each value it has, so the sum may be more than the documents.
+
+def count_by(
+    reader: DocumentReader, selection: Selection, field: str, zone: tzinfo | None = None
+) -> list[tuple[str, int]]:
+    """Return each value of `field` (one of FIELDS) and how many mails have it, the most frequent first.
+
+    A mail counts once for each value it has, so the sum may be more than the mails. Days and hours are those of `zone`
+    (None: the machine's), newest first; days without mail are left out. Raises StoreError.
     """
-    values_of = FIELDS[field]
-    counter: Counter[str] = Counter()
-    for each in encoded:
-        counter.update(dict.fromkeys(values_of(orjson.loads(each))) or (NOTHING,))
-    return sorted(counter.items(), key=lambda item: (-item[1], item[0]))
+    if field in DATE_FORMATS:
+        return _count_by_date(reader.count_by_date(selection), DATE_FORMATS[field], zone)
+    counts = {value or NOTHING: count for value, count in reader.count_by(selection, field).items()}
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _one(name: str) -> Callable[[Document], Sequence[str]]:
-    def values(document: Document) -> Sequence[str]:
-        value = document.get(name)
-        return () if value is None else (str(value),)
-
-    return values
-
-
-def _many(name: str) -> Callable[[Document], Sequence[str]]:
-    def values(document: Document) -> Sequence[str]:
-        return document.get(name) or ()
-
-    return values
-
-
-def _sender(document: Document) -> Sequence[str]:
-    sender = document.get("from")
-    return () if sender is None else (sender.casefold() or "<>",)
-
-
-def _sender_domain(document: Document) -> Sequence[str]:
-    return [sender.rpartition("@")[2] if "@" in sender else sender for sender in _sender(document)]
-
-
-FIELDS: dict[str, Callable[[Document], Sequence[str]]] = {
-    "host": _one("host"),
-    "mta": _one("mta"),
-    "kind": _one("kind"),
-    "state": _one("state"),
-    "outcome": _one("outcome"),
-    "stage": _one("stage"),
-    "client": _one("client"),
-    "relay": _many("relays"),
-    "dsn": _many("dsns"),
-    "sender": _sender,
-    "sender_domain": _sender_domain,
-    "recipient": _many("recipients"),
-    "recipient_domain": _many("recipient_domains"),
-}
+def _count_by_date(buckets: dict[int, int], form: str, zone: tzinfo | None) -> list[tuple[str, int]]:
+    counts: dict[str, int] = {}
+    for bucket_ms in sorted(buckets, reverse=True):
+        local = datetime.fromtimestamp(bucket_ms / 1000, UTC).astimezone(zone)
+        name = local.strftime(form)
+        counts[name] = counts.get(name, 0) + buckets[bucket_ms]
+    return list(counts.items())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -28,6 +29,7 @@ _LABEL_WIDTH = 8
 _ABSENT = "-"
 _RESET = "\x1b[0m"
 _RED, _YELLOW, _GREEN = "\x1b[31m", "\x1b[33m", "\x1b[32m"
+_WHERE_LOGGED = ("subject", "helo", "protocol", "sasl_username", "tls", "controlling_user", "session", "repeat_count")
 _COLOURS = {
     "bounced": _RED,
     "expired": _RED,
@@ -51,12 +53,22 @@ class Layout:
     colours: bool = False
 
 
-def text_form(documents: Iterable[Document], layout: Layout) -> Iterator[str]:
-    """Yield the text of each document, line ends included, with a blank line between two."""
-    separator = ""
-    for document in documents:
-        yield separator + "".join(f"{line}\n" for line in _lines(document, layout))
+def text_form(documents: Iterable[Document], layout: Layout, *, goes_on: bool = False) -> Iterator[str]:
+    """Yield the text of each mail, line ends included, with a blank line between two.
+
+    Pages of one mail come one after another and are one block: `to:` lines of the first of them, and how many
+    recipients stand on others; with `verbose` those of all. `goes_on` says that other blocks stand before.
+    """
+    separator = "\n" if goes_on else ""
+    for _, pages in groupby(documents, key=mail_of):
+        yield separator + "".join(f"{line}\n" for line in _lines(list(pages), layout))
         separator = "\n"
+
+
+def mail_of(document: Document) -> str:
+    """Return the id of the mail that a document, or a page of one, is about."""
+    identity: str = document["id"]
+    return identity.removesuffix(f"#{document['page']}") if document.get("page") else identity
 
 
 def json_line(encoded: bytes, *, for_terminal: bool) -> bytes:
@@ -66,26 +78,31 @@ def json_line(encoded: bytes, *, for_terminal: bool) -> bytes:
     return encoded + b"\n"
 
 
-def count_lines(counts: Iterable[tuple[str, int]], *, as_json: bool) -> Iterator[str]:
-    """Yield one line for each value and how many documents have it."""
+def count_lines(counts: Iterable[tuple[str, int]], *, as_json: bool, for_terminal: bool = False) -> Iterator[str]:
+    """Yield one line for each value and how many mails have it."""
     for value, count in counts:
         if as_json:
-            yield orjson.dumps({"value": value, "count": count}).decode() + "\n"
+            yield json_line(orjson.dumps({"value": value, "count": count}), for_terminal=for_terminal).decode()
         else:
             yield f"{count:>9}  {sanitise(value)}\n"
 
 
-def _lines(document: Document, layout: Layout) -> Iterator[str]:
+def _lines(pages: list[Document], layout: Layout) -> Iterator[str]:
+    document = pages[0]
     yield f"transaction: {_plain(document.get('queue_id') or 'NOQUEUE')}"
     yield _line("client", _plain(document.get("client")))
     yield _line("from", _plain(document.get("from"), empty="<>"))
     yield _line("msgid", _plain(document.get("msgid"), empty="<>"))
     yield _line("date", _local_time(document["date"], layout))
-    attempts = document.get("to") or ()
+    shown = pages if layout.verbose else pages[:1]
+    attempts = [attempt for page in shown for attempt in page.get("to") or ()]
     for attempt in attempts:
         yield _line("to", _attempt(attempt, layout))
     if not attempts:
         yield _line("to", _ABSENT)
+    if (page_count := document.get("page_count") or 1) > len(shown):
+        numbers = ", ".join(str(page.get("page", 0) + 1) for page in shown)
+        yield _line("pages", f"{numbers} of {page_count} (-t finds a recipient on any, -v shows all that match)")
     yield _line("host", _plain(document.get("host")))
     if layout.verbose:
         yield from _more_lines(document, layout)
@@ -98,8 +115,9 @@ def _more_lines(document: Document, layout: Layout) -> Iterator[str]:
     yield _line("kind", " ".join(_plain(document[name]) for name in ("kind", "stage") if document.get(name)))
     yield _line("mta", _plain(document.get("mta")))
     yield _line("size", _plain(document.get("size")))
-    if document.get("subject") is not None:
-        yield _line("subject", _plain(document["subject"]))
+    for name in _WHERE_LOGGED:
+        if document.get(name):
+            yield _line(name.replace("_", " "), _plain(document[name]))
     for link in document.get("links") or ():
         where = f" on {_plain(link['host'])}" if link.get("host") else ""
         yield _line("link", f"{_plain(link.get('kind'))} {_plain(link.get('queue_id'))}{where}")

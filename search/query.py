@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mailspan.errors import UsageError
 from search.times import parse_time
-from sink.terms import OUTCOMES, address_value
+from sink.terms import OUTCOMES, address_value, fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +25,8 @@ QUEUE_LIFETIME_DAYS = 5
 """An open transaction last updated longer ago than this is shown as `incomplete`."""
 
 _DSN = re.compile(r"[245](\.\d{1,3}){0,2}", re.ASCII)
+_IPV6_TAG = re.compile("^ipv6:", re.IGNORECASE)  # RFC 5321, 4.1.3
+_MAPPED_BITS = 96  # ::ffff:0:0/96, RFC 4291, 2.5.5.2
 _NAME_AND_IP = re.compile(r"(.*?)\s*\[(?:IPv6:)?([0-9A-Fa-f.:]+)\]")
 
 Network = IPv4Network | IPv6Network
@@ -99,18 +101,21 @@ def _with_network(query: Query) -> Query:
     named = _NAME_AND_IP.fullmatch(query.client)
     if named is None:
         return query
-    return replace(query, client=named[1], client_network=network_of(named[2]))
+    name = None if named[1] in {"", "unknown"} else named[1]
+    return replace(query, client=name, client_network=network_of(named[2]))
 
 
 def network_of(text: str) -> Network | None:
     """Return the network that an IP or CIDR means, or None where `text` is neither."""
     try:
-        network = ip_network(text.removeprefix("ipv6:").removeprefix("[").removesuffix("]"), strict=False)
+        network = ip_network(_IPV6_TAG.sub("", text.removeprefix("[")).replace("]", "", 1), strict=False)
     except ValueError:
         return None
-    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
-    whole_address = network.prefixlen == network.max_prefixlen
-    return IPv4Network(mapped) if mapped is not None and whole_address else network
+    if isinstance(network, IPv6Network) and network.prefixlen >= _MAPPED_BITS:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+    return network
 
 
 def _as_typed(_flag: str, text: str) -> str:
@@ -118,23 +123,23 @@ def _as_typed(_flag: str, text: str) -> str:
 
 
 def _folded(_flag: str, text: str) -> str:
-    return text.casefold()
+    return fold(text)
 
 
 def _address(_flag: str, text: str) -> str:
-    return address_value(text).casefold()
+    return fold(address_value(text))
 
 
 def _host(_flag: str, text: str) -> str:
-    return text.removesuffix(".").casefold()
+    return fold(text.removesuffix("."))
 
 
 def _relay(_flag: str, text: str) -> str:
-    bare = text.removeprefix("[").removesuffix("]").removesuffix(".").casefold()
+    bare = text.removeprefix("[").removesuffix("]").removesuffix(".").lower()
     try:
         return str(ip_address(bare.removeprefix("ipv6:")))
     except ValueError:
-        return bare
+        return fold(bare)
 
 
 def _one_of(choices: tuple[str, ...]) -> Callable[[str, str], str]:

@@ -3,30 +3,39 @@
 All parts of a query must hold. A TERM alone is looked for in every field it can be: an IP or CIDR
 as client or relay; `@domain` as sender or recipient; anything else as queue id, message id, sender
 and recipient at once, since none of these can be told from another by its look (`<a@b>` is an
-address and a message id). `HOST/QUEUE_ID` is a queue id there.
+address and a message id). `HOST/QUEUE_ID`, and the ids of documents, are a queue id there.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from search.query import QUEUE_LIFETIME_DAYS, network_of
 from sink.store import Selection, Term
-from sink.terms import address_value, message_id_terms, network_terms, recipient_terms, subject_terms, term
+from sink.terms import (
+    address_value,
+    message_id_terms,
+    network_terms,
+    queue_terms,
+    recipient_terms,
+    subject_terms,
+    term,
+)
 
 if TYPE_CHECKING:
     from search.query import Query
 
 QUEUE_LIFETIME_MS = QUEUE_LIFETIME_DAYS * 86_400_000
 
-_KINDS = ("transaction", "rejection", "probe")
+# host/queue_id, as it stands or as the id of a document goes on: birth second, fragment, page.
+_QUEUE_KEY = re.compile(r"([^/\s]+)/([^/~#\s]+)(?:/\d{1,12})?(?:~[0-9a-f]+)?(?:#\d+)?")
 
 Group = tuple[Term, ...]
 
 
 def select(query: Query) -> Selection:
     """Return which documents `query` means."""
-    kinds = _KINDS if query.probes else _KINDS[:-1]
     excluded = [] if query.probes else [term("kind", "probe")]
     if query.state == "closed":
         excluded.append(term("state", "open"))
@@ -37,13 +46,14 @@ def select(query: Query) -> Selection:
         ("from", query.sender),
         ("host", query.host),
         ("client", query.client),
-        ("queue", query.queue_id),
         ("relay", query.relay),
         ("dsn", query.dsn),
         ("state", "open" if query.state in {"open", "incomplete"} else None),
     ):
         if value:
             groups.append((term(field, value),))
+    if query.queue_id:
+        groups += _queue_groups(query.queue_id)
     if query.message_id:
         groups.append(message_id_terms(query.message_id))
     if query.client_network is not None:
@@ -51,8 +61,7 @@ def select(query: Query) -> Selection:
     if query.subject:
         groups += [(each,) for each in subject_terms(query.subject)]
     return Selection(
-        # The kinds all together are a long list: only where nothing shorter is asked for.
-        all_of=tuple(groups) or (tuple(term("kind", kind) for kind in kinds),),
+        all_of=tuple(groups),
         none_of=tuple(excluded),
         date_from_ms=query.since_ms if query.started_only else None,
         date_until_ms=query.until_ms,
@@ -69,6 +78,13 @@ def _recipient_groups(query: Query) -> list[Group]:
     return [(term("outcome", query.outcome),)] if query.outcome else []
 
 
+def _queue_groups(text: str) -> list[Group]:
+    key = _QUEUE_KEY.fullmatch(text)
+    if key is None:
+        return [queue_terms(text)]
+    return [(*queue_terms(text), term("queue", key[2])), (*queue_terms(text), term("host", key[1]))]
+
+
 def _term_groups(text: str) -> list[Group]:
     if network := network_of(text):
         relay = (term("relay", str(network.network_address)),) if network.prefixlen == network.max_prefixlen else ()
@@ -77,8 +93,5 @@ def _term_groups(text: str) -> list[Group]:
     addresses = (term("from", address), *recipient_terms(address, None))
     if address.startswith("@") or address == "<>":
         return [addresses]
-    host, slash, queue_id = text.rpartition("/")
-    if slash and host and "@" not in text:
-        either = (term("queue", text), *message_id_terms(text), *addresses)
-        return [(*either, term("queue", queue_id)), (*either, term("host", host))]
-    return [(term("queue", text), *message_id_terms(text), *addresses)]
+    either = (*message_id_terms(text), *addresses)
+    return [(*group, *either) for group in _queue_groups(text)]

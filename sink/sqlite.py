@@ -2,8 +2,8 @@
 
 One commit takes documents, open transactions and file positions, all or nothing, so a run that was
 killed goes on where the file says it was. One process writes at a time, for as long as its store is
-open: a second one waits at a lock beside the database. Searching is in `sink.sqlite_reader`, the
-tables in `sink.sqlite_schema`.
+open: a second one waits at a lock beside the database. Searching is in `sink.sqlite_reader`, deleting
+old days in `sink.sqlite_retention`, the tables in `sink.sqlite_schema`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import time
+from collections import Counter
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import orjson
 
 from mailspan.errors import StoreError
+from sink.sqlite_facets import CountKey, Facets, counts_of, facets_of
 from sink.sqlite_schema import (
     LARGEST_DATE_MS,
     PLACE_BITS,
@@ -46,10 +48,11 @@ class _Row(NamedTuple):
     place: int
     id: str
     version: int
-    updated_ms: int
-    subject: str | None
+    written: int
     encoded: bytes
     terms: str
+    facets: Facets
+    counts: list[CountKey]
 
 
 class SqliteStore:
@@ -95,18 +98,21 @@ class SqliteStore:
         """Keep documents, open-transaction snapshots and file positions in one transaction; None deletes a key.
 
         Of one id the highest version stays; documents of `withdrawn` ids, and their pages, are deleted first, for
-        their transactions have another id now. `encoded` holds the documents' JSON in the same order,
+        their transactions have another id now. A document older than the last `mailspan retention` keeps is left out:
+        it must not bring a deleted day back. `encoded` holds the documents' JSON in the same order,
         where the caller has it already. Raises StoreError; then nothing of this commit was kept.
         """
         payloads = [orjson.dumps(document) for document in documents] if encoded is None else encoded
-        with failures(self._path, "write"), self._transaction():
+        with failures(self._path, "write"), transaction(self._connection):
             if withdrawn:
                 self._withdraw(withdrawn)
-            kept = self._newer(documents)
+            since_ms = kept_since(self._connection)
+            old = set() if since_ms is None else {n for n, each in enumerate(documents) if _ms(each["date"]) < since_ms}
+            kept = self._newer(documents, old)
             self._replace(documents, payloads, kept)
             self._change("state", state_changes)
             self._change("inputs", input_changes)
-        return WriteResult(indexed=len(kept), superseded=len(documents) - len(kept))
+        return WriteResult(len(kept), superseded=len(documents) - len(kept) - len(old), expired=len(old))
 
     def load_state(self) -> dict[str, bytes]:
         """Return the open-transaction snapshots by key. Raises StoreError."""
@@ -116,19 +122,7 @@ class SqliteStore:
         """Return the file positions by key. Raises StoreError."""
         return self._load("inputs")
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            # A full disk makes SQLite roll back by itself.
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
-
-    def _newer(self, documents: Sequence[Document]) -> dict[str, tuple[int, int | None]]:
+    def _newer(self, documents: Sequence[Document], left_out: set[int]) -> dict[str, tuple[int, int | None]]:
         """Return, of each id that must be written, the index of its highest version and the place of the old row."""
         stored = {
             id_: (version, place)
@@ -142,7 +136,7 @@ class SqliteStore:
         versions = {id_: version for id_, (version, _) in stored.items()}
         for index, document in enumerate(documents):
             id_, version = document["id"], document["version"]
-            if version > versions.get(id_, -1):
+            if index not in left_out and version > versions.get(id_, -1):
                 versions[id_] = version
                 newer[id_] = (index, stored[id_][1] if id_ in stored else None)
         return newer
@@ -153,7 +147,7 @@ class SqliteStore:
             " ON d.id = gone.value OR (d.id >= gone.value || '#' AND d.id < gone.value || '$')",
             (orjson.dumps(ids),),
         )
-        self._remove(sorted({place for (place,) in rows.fetchall()}))
+        remove(self._connection, sorted({place for (place,) in rows.fetchall()}))
 
     def _replace(
         self,
@@ -162,27 +156,22 @@ class SqliteStore:
         kept: Mapping[str, tuple[int, int | None]],
     ) -> None:
         places = _Places(self._connection)  # while the old rows still hold theirs: no new one may take them
-        rows = [_row(documents[index], payloads[index], places, old) for index, old in kept.values()]
-        self._remove(sorted(place for _, place in kept.values() if place is not None))
+        (last,) = self._connection.execute("SELECT max(written) FROM documents").fetchone()
+        written = (last or 0) + 1
+        rows = [_row(documents[index], payloads[index], places, old, written) for index, old in kept.values()]
+        remove(self._connection, sorted(place for _, place in kept.values() if place is not None))
         rows.sort()  # FTS5 keeps one batch in memory while places rise
         self._connection.executemany(
-            "INSERT INTO documents(place, id, version, updated, subject, document) VALUES (?, ?, ?, ?, ?, ?)",
-            (row[:6] for row in rows),
+            "INSERT INTO documents(place, id, version, written, document) VALUES (?, ?, ?, ?, ?)",
+            (row[:5] for row in rows),
         )
         self._connection.executemany(
             "INSERT INTO postings(rowid, terms) VALUES (?, ?)", ((row.place, row.terms) for row in rows)
         )
-
-    def _remove(self, places: Sequence[int]) -> None:
-        """Delete documents; the index without text must be told the very terms that it was given."""
-        for place in places:
-            (encoded,) = self._connection.execute("SELECT document FROM documents WHERE place = ?", (place,)).fetchone()
-            document = orjson.loads(encoded)
-            terms = terms_of(document, _ms(document["updated"]) - _ms(document["date"]))
-            self._connection.execute(
-                "INSERT INTO postings(postings, rowid, terms) VALUES ('delete', ?, ?)", (place, terms)
-            )
-            self._connection.execute("DELETE FROM documents WHERE place = ?", (place,))
+        self._connection.executemany(
+            "INSERT INTO facets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (row.facets for row in rows)
+        )
+        add_to_counts(self._connection, Counter(key for row in rows for key in row.counts))
 
     def _change(self, table: str, changes: Mapping[str, bytes | None]) -> None:
         removed = [(_key(key),) for key, value in changes.items() if value is None]
@@ -198,6 +187,54 @@ class SqliteStore:
         with failures(self._path, "read"):
             rows = self._connection.execute(f"SELECT key, value FROM {table}")  # noqa: S608 - our own names
             return {key.decode("utf-8", "surrogateescape"): value for key, value in rows}
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Make what is inside one transaction, all or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # A full disk makes SQLite roll back by itself.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def kept_since(connection: sqlite3.Connection) -> int | None:
+    """Return the date, in milliseconds since 1970 UTC, before which documents are not kept; None: all are."""
+    row = connection.execute("SELECT since FROM kept").fetchone()
+    return None if row is None else int(row[0])
+
+
+def remove(connection: sqlite3.Connection, places: Sequence[int]) -> None:
+    """Delete documents; the index without text must be told the very terms that it was given."""
+    counts: Counter[CountKey] = Counter()
+    for place in places:
+        (encoded,) = connection.execute("SELECT document FROM documents WHERE place = ?", (place,)).fetchone()
+        document = orjson.loads(encoded)
+        date_ms = _ms(document["date"])
+        terms = terms_of(document, _ms(document["updated"]) - date_ms)
+        connection.execute("INSERT INTO postings(postings, rowid, terms) VALUES ('delete', ?, ?)", (place, terms))
+        connection.execute("DELETE FROM documents WHERE place = ?", (place,))
+        connection.execute("DELETE FROM facets WHERE place = ?", (place,))
+        counts.subtract(counts_of(document, date_ms))
+    add_to_counts(connection, counts)
+
+
+def add_to_counts(connection: sqlite3.Connection, changes: Mapping[CountKey, int]) -> None:
+    """Add the changes to the table of counts; a number that becomes 0 leaves it."""
+    connection.executemany(
+        "INSERT INTO counts(field, class, value, bucket, number) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET number = number + excluded.number",
+        ((*key, change) for key, change in changes.items() if change),
+    )
+    connection.executemany(
+        "DELETE FROM counts WHERE field = ? AND class = ? AND value = ? AND bucket = ? AND number = 0",
+        (key for key, change in changes.items() if change < 0),
+    )
 
 
 class _Places:
@@ -278,17 +315,18 @@ def _try_lock(lock: int) -> bool:
     return True
 
 
-def _row(document: Document, encoded: bytes, places: _Places, old: int | None) -> _Row:
+def _row(document: Document, encoded: bytes, places: _Places, old: int | None, written: int) -> _Row:
     date_ms, updated_ms = _ms(document["date"]), _ms(document["updated"])
-    subject = document.get("subject")
+    place = places.take(date_ms, old)
     return _Row(
-        place=places.take(date_ms, old),
+        place=place,
         id=document["id"],
         version=document["version"],
-        updated_ms=updated_ms,
-        subject=subject.casefold() if subject else None,
+        written=written,
         encoded=encoded,
         terms=terms_of(document, updated_ms - date_ms),
+        facets=facets_of(document, place, date_ms, updated_ms),
+        counts=counts_of(document, date_ms),
     )
 
 

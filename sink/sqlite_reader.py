@@ -1,40 +1,42 @@
-"""Read documents from one SQLite file: a selection becomes one or two walks along the inverted index.
+"""Read documents from one SQLite file: newest first, counted, or as they come in.
 
-The index gives places in date order, so the newest documents come first and a search stops as soon
-as it has enough. No user text is part of the SQL, and none of the index's query language: terms
-hold no quote and stand between quotes.
+A selection becomes walks along the inverted index (sink.sqlite_walks). What is counted over all documents comes from
+the table of counts, by whole quarter hours; the edges, and whatever is narrower, from the index; values of fields with
+many from the facets. Each answer is read in one transaction: a writer changes nothing in the middle of it.
 """
 
 from __future__ import annotations
 
-from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple, Self
+import re
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from sink.sqlite_schema import LARGEST_DATE_MS, PLACE_BITS, connect_for_reading, failures
-from sink.terms import LONG_LIVED_MS
+from sink.sqlite_facets import COLUMNS, PAGED, PLAIN, PROBE, VALUE_TERMS
+from sink.sqlite_schema import PLACE_BITS, connect_for_reading, failures
+from sink.sqlite_walks import PROBES, Walk, cut, first_place, is_everything, walks
+from sink.store import BUCKET_MS, Term
+from sink.terms import term
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator
     from pathlib import Path
 
-    from sink.store import Selection, Term
+    from sink.store import Selection
 
-_SMALLEST_PLACE, _LARGEST_PLACE = -(1 << 63), (1 << 63) - 1
+_PAGE = re.compile(r"#(\d+)$")
+_MOST_VALUES = 48
+"""With more values than this, the documents' facets are read instead of one walk for each value."""
+_WHOLE_DSN = re.compile(r"\d\.\d+\.\d+")
+_FOLLOWED_AT_ONCE = 500
 
 
-class Walk(NamedTuple):
-    """One statement: the documents of one range of places."""
+class _Range(NamedTuple):
+    """Whole quarter hours of a walk, from the first to before the last; None is no limit."""
 
-    condition: str
-    parameters: tuple[str | int, ...]
-
-    def sql(self, columns: str, order: str = "") -> str:
-        """Return the statement that gives `columns` of postings `p` and documents `d`."""
-        # CROSS JOIN: SQLite must begin with the index. To count what the index alone knows, it is enough.
-        needs_documents = "d." in columns or "d." in self.condition
-        join = " CROSS JOIN documents AS d ON d.place = p.rowid" if needs_documents else ""
-        source = f"postings AS p{join}"
-        return f"SELECT {columns} FROM {source} WHERE {self.condition} {order}"  # noqa: S608 - our own text
+    first: int | None
+    last: int | None
 
 
 class SqliteReader:
@@ -58,89 +60,231 @@ class SqliteReader:
         self._connection.close()
 
     def newest(self, selection: Selection, limit: int) -> list[bytes]:
-        """Return at most `limit` documents by date, newest first, then by id; see DocumentReader."""
-        found: list[tuple[int, str, bytes]] = []
-        for place, id_, document in self._rows(selection):
-            date = place >> PLACE_BITS
-            # All documents of the last millisecond are read, so that of these the first by id are given.
-            if len(found) >= limit and -date != found[-1][0]:
-                break
-            found.append((-date, id_, document))
-        found.sort()
-        return [document for _, _, document in found[:limit]]
-
-    def every(self, selection: Selection) -> Iterator[bytes]:
-        """Yield all documents by date, newest first; see DocumentReader."""
-        for _, _, document in self._rows(selection):
-            yield document
+        """Return the documents of at most `limit` mails by date, newest first, then by id; see DocumentReader."""
+        found: list[tuple[int, str, int, int]] = []
+        mails: set[str] = set()
+        with self._reading():
+            for place, id_ in self._all(selection, "p.rowid, d.id", order="ORDER BY p.rowid DESC"):
+                date = place >> PLACE_BITS
+                # All documents of the last millisecond are read, so that of these the first by id are given.
+                if len(mails) >= limit and -date != found[-1][0]:
+                    break
+                mail, page = _mail_and_page(id_)
+                mails.add(mail)
+                found.append((-date, mail, page, place))
+            found.sort()
+            given = dict.fromkeys(mail for _, mail, _, _ in found)
+            chosen = set(list(given)[:limit])
+            return [self._document(place) for _, mail, _, place in found if mail in chosen]
 
     def count(self, selection: Selection) -> int:
-        """Return the number of documents; see DocumentReader."""
+        """Return the number of mails; see DocumentReader."""
+        with self._reading():
+            return self._count(selection, None) + len(set(self._paged_mails(selection)))
+
+    def count_by(self, selection: Selection, field: str) -> dict[str, int]:
+        """Return how many mails have each value of `field`; see DocumentReader."""
+        with self._reading():
+            values = self._values(field) if field in VALUE_TERMS else None
+            if values is None:
+                counts = self._count_facets(selection, field)
+            else:
+                counts = Counter({value: self._count(selection, also, field, value) for value, also in values})
+                if field == "stage":  # the only field with one value or none: no term says that there is none
+                    counts[""] = self._count(selection, None) - sum(counts.values())
+            for found in self._paged_values(selection, field).values():
+                counts.update(found or ("",))
+        return {value: count for value, count in counts.items() if count}
+
+    def count_by_date(self, selection: Selection) -> dict[int, int]:
+        """Return how many mails begin in each quarter hour; see DocumentReader."""
+        buckets: Counter[int] = Counter()
+        with self._reading():
+            for walk in walks(selection):
+                edges, whole = _split(walk)
+                if whole is not None:
+                    rows = self._rows_of_counts("bucket, sum(number)", selection, whole, "", "GROUP BY bucket")
+                    buckets.update(dict(rows))
+                for edge in edges:
+                    columns = f"(p.rowid >> {PLACE_BITS}) / {BUCKET_MS}, count(*)"
+                    buckets.update(dict(self._rows(edge, columns, "GROUP BY 1", paged=False)))
+            buckets.update(self._paged_mails(selection).values())
+        return {bucket * BUCKET_MS: count for bucket, count in buckets.items()}
+
+    def change(self) -> int:
+        """Return a number that is another one when the store has changed since. Raises StoreError."""
         with failures(self._path, "read"):
-            return sum(
-                self._connection.execute(walk.sql("count(*)"), walk.parameters).fetchone()[0]
-                for walk in walks(selection)
-            )
+            (number,) = self._connection.execute("PRAGMA data_version").fetchone()
+        return int(number)
 
-    def _rows(self, selection: Selection) -> Iterator[tuple[int, str, bytes]]:
+    def last_written(self) -> int:
+        """Return the number of the last commit that wrote documents, for `written_after`. Raises StoreError."""
         with failures(self._path, "read"):
-            yield from chain.from_iterable(
-                self._connection.execute(
-                    walk.sql("p.rowid, d.id, d.document", "ORDER BY p.rowid DESC"), walk.parameters
-                )
-                for walk in walks(selection)
-            )
+            (last,) = self._connection.execute("SELECT max(written) FROM documents").fetchone()
+        return int(last or 0)
+
+    def written_after(self, selection: Selection, written: int, until: int) -> Iterator[bytes]:
+        """Yield the documents that the commits after number `written`, up to `until`, wrote: oldest first in each.
+
+        Raises StoreError.
+        """
+        last = (written, (1 << 63) - 1)
+        conditions = ["(d.written, d.place) > (?, ?)", "d.written <= ?"]
+        limits: list[str | int] = []
+        for condition, value in (
+            ("f.updated >= ?", selection.updated_from_ms),
+            ("f.updated < ?", selection.updated_until_ms),
+            ("d.place >= ?", None if selection.date_from_ms is None else first_place(selection.date_from_ms)),
+            ("d.place < ?", None if selection.date_until_ms is None else first_place(selection.date_until_ms)),
+            ("instr(f.subject, ?) > 0", selection.subject),
+        ):
+            if value is not None:
+                conditions.append(condition)
+                limits.append(value)
+        match = Walk(selection, None, None).match()
+        sql = (
+            "SELECT d.written, d.place, d.document,"  # noqa: S608 - our own text
+            " EXISTS (SELECT 1 FROM postings AS p WHERE p.postings MATCH ? AND p.rowid = d.place)"
+            " FROM documents AS d INDEXED BY documents_written CROSS JOIN facets AS f ON f.place = d.place"
+            f" WHERE {' AND '.join(conditions)} ORDER BY d.written, d.place LIMIT {_FOLLOWED_AT_ONCE}"
+        )
+        while True:
+            with failures(self._path, "read"):
+                rows = self._connection.execute(sql, (match, *last, until, *limits)).fetchall()
+            yield from (document for _, _, document, is_match in rows if is_match)
+            if len(rows) < _FOLLOWED_AT_ONCE:
+                return
+            last = rows[-1][:2]
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with failures(self._path, "read"):
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("ROLLBACK")
+
+    def _document(self, place: int) -> bytes:
+        (document,) = self._connection.execute("SELECT document FROM documents WHERE place = ?", (place,)).fetchone()
+        return bytes(document)
+
+    def _rows(
+        self, walk: Walk, columns: str, order: str = "", *, also: Term | None = None, paged: bool | None = None
+    ) -> sqlite3.Cursor:
+        return self._connection.execute(*walk.statement(columns, order, also=also, paged=paged))
+
+    def _all(
+        self,
+        selection: Selection,
+        columns: str,
+        *,
+        also: Term | None = None,
+        paged: bool | None = None,
+        order: str = "",
+    ) -> Iterator[tuple[Any, ...]]:
+        for walk in walks(selection):
+            yield from self._rows(walk, columns, order, also=also, paged=paged)
+
+    def _count(self, selection: Selection, also: Term | None, field: str = "", value: str = "") -> int:
+        """Return the number of documents of one page, all or with one value of a field that has counts."""
+        count = 0
+        for walk in walks(selection):
+            edges, whole = _split(walk)
+            if whole is not None:
+                ((number,),) = self._rows_of_counts("sum(number)", selection, whole, field, "", value)
+                count += number or 0
+            for edge in edges:
+                ((number,),) = self._rows(edge, "count(*)", also=also, paged=False)
+                count += number
+        return count
+
+    def _rows_of_counts(
+        self, columns: str, selection: Selection, whole: _Range, field: str, group: str, value: str = ""
+    ) -> sqlite3.Cursor:
+        classes = (PLAIN,) if PROBES in selection.none_of else (PLAIN, PROBE)
+        first = -1 << 62 if whole.first is None else whole.first
+        last = 1 << 62 if whole.last is None else whole.last
+        return self._connection.execute(
+            f"SELECT {columns} FROM counts WHERE field = ? AND class IN ({', '.join(map(str, classes))})"  # noqa: S608
+            f" AND value = ? AND bucket >= ? AND bucket < ? {group}",
+            (field, value, first, last),
+        )
+
+    def _values(self, field: str) -> list[tuple[str, Term]] | None:
+        """Return the values of a field in the whole store with their terms; None: too many, or no term says them."""
+        found: list[tuple[str, Term]] = []
+        for class_ in (PLAIN, PROBE, PAGED):
+            value: str | None = None
+            while True:
+                # One step along the table's key for each value, not for each row.
+                (value,) = self._connection.execute(
+                    "SELECT min(value) FROM counts WHERE field = ? AND class = ? AND value > ?"
+                    if value is not None
+                    else "SELECT min(value) FROM counts WHERE field = ? AND class = ? AND value >= ?",
+                    (field, class_, value or ""),
+                ).fetchone()
+                if value is None:
+                    break
+                if value == "" and field == "stage":
+                    continue
+                if field == "dsn" and value and not _WHOLE_DSN.fullmatch(value):
+                    return None
+                found.append((value, term(VALUE_TERMS[field], value or "-")))
+        found = list(dict.fromkeys(found))
+        return found if len(found) <= _MOST_VALUES or field not in COLUMNS else None
+
+    def _count_facets(self, selection: Selection, field: str) -> Counter[str]:
+        column, values_of = COLUMNS[field]
+        counts: Counter[str] = Counter()
+        for walk in walks(selection):
+            for (text,), number in Counter(self._rows(walk, f"f.{column}", paged=False)).items():
+                for value in values_of(text):
+                    counts[value] += number
+        return counts
+
+    def _paged_mails(self, selection: Selection, also: Term | None = None) -> dict[str, int]:
+        """Return the mails with more than one page of which a page matches, with the bucket of their dates."""
+        rows = self._all(selection, "p.rowid, d.id", also=also, paged=True)
+        return {_mail_and_page(id_)[0]: (place >> PLACE_BITS) // BUCKET_MS for place, id_ in rows}
+
+    def _paged_values(self, selection: Selection, field: str) -> dict[str, set[str]]:
+        """Return the values of those mails."""
+        values: dict[str, set[str]] = {mail: set() for mail in self._paged_mails(selection)}
+        if not values:
+            return values
+        if field in COLUMNS:
+            column, values_of = COLUMNS[field]
+            for text, id_ in self._all(selection, f"f.{column}, d.id", paged=True):
+                values[_mail_and_page(id_)[0]].update(values_of(text))
+            for found in values.values():
+                if len(found) > 1:
+                    found.discard("")
+            return values
+        for value, value_term in self._values(field) or ():
+            for mail in self._paged_mails(selection, value_term):
+                values[mail].add(value)
+        return values
 
 
-def walks(selection: Selection) -> list[Walk]:
-    """Return the walks that together give each document of `selection` once, newest first.
-
-    A document counts from its date to its last update. Nearly all live less than LONG_LIVED_MS, so
-    one walk takes the dates from that long before the limit on; the few that live longer have a
-    term and get a walk of their own.
-    """
-    until = selection.date_until_ms
-    since = selection.date_from_ms
-    updated_from = selection.updated_from_ms
-    if updated_from is None:
-        return [_walk(selection, since, until)]
-    border = updated_from - LONG_LIVED_MS
-    recent = _walk(selection, border if since is None else max(since, border), until)
-    if since is not None and since >= border:
-        return [recent]
-    return [recent, _walk(selection, since, border if until is None else min(border, until), long_lived=True)]
+def _split(walk: Walk) -> tuple[list[Walk], _Range | None]:
+    """Take the whole quarter hours, whose counts are kept, out of a walk; return what is left, and them."""
+    if walk.is_checked or not is_everything(walk.selection):
+        return [walk], None
+    first = None if walk.since_ms is None else -(-walk.since_ms // BUCKET_MS)
+    last = None if walk.until_ms is None else walk.until_ms // BUCKET_MS
+    if first is not None and last is not None and first >= last:
+        return [walk], None
+    edges = []
+    if last is not None:
+        edges += cut(walk, last * BUCKET_MS, None)
+    if first is not None:
+        edges += cut(walk, None, first * BUCKET_MS)
+    return edges, _Range(first, last)
 
 
-def _walk(selection: Selection, since_ms: int | None, until_ms: int | None, *, long_lived: bool = False) -> Walk:
-    conditions = ["p.postings MATCH ?", "p.rowid >= ?", "p.rowid < ?"]
-    parameters: list[str | int] = [
-        _match(selection, long_lived=long_lived),
-        _SMALLEST_PLACE if since_ms is None else _first_place(since_ms),
-        _LARGEST_PLACE if until_ms is None else _first_place(until_ms),
-    ]
-    for condition, value in (
-        ("d.updated >= ?", selection.updated_from_ms),
-        ("d.updated < ?", selection.updated_until_ms),
-        ("instr(d.subject, ?) > 0", selection.subject),
-    ):
-        if value is not None:
-            conditions.append(condition)
-            parameters.append(value)
-    return Walk(" AND ".join(conditions), tuple(parameters))
-
-
-def _match(selection: Selection, *, long_lived: bool) -> str:
-    groups = [" OR ".join(map(_quoted, group)) for group in selection.all_of]
-    if long_lived:
-        groups.append('"span:long"')
-    wanted = " AND ".join(f"({group})" for group in groups)
-    return " NOT ".join((f"({wanted})", *map(_quoted, selection.none_of)))
-
-
-def _quoted(term: Term) -> str:
-    text = term.text.replace('"', '""')
-    return f'"{text}" *' if term.is_prefix else f'"{text}"'
-
-
-def _first_place(date_ms: int) -> int:
-    return max(min(date_ms, LARGEST_DATE_MS), -LARGEST_DATE_MS) << PLACE_BITS
+def _mail_and_page(id_: str) -> tuple[str, int]:
+    """Return the id of a page's mail and its number; only pages after the first have `#` and digits at the end."""
+    if (page := _PAGE.search(id_)) is None:
+        return id_, 0
+    return id_[: page.start()], int(page[1])

@@ -2,10 +2,13 @@
 
 documents  the JSON as it was written, by `place`: the date in milliseconds shifted left by
            PLACE_BITS, plus a number that tells documents of one millisecond apart. So the table,
-           and all that points into it, is in date order.
+           and all that points into it, is in date order. `written` numbers the commits.
+facets     what is compared or counted for many documents at once: a narrow row each (sink.sqlite_facets).
+counts     how many documents of each quarter hour have a value of the fields with few values.
 postings   an inverted index (FTS5, no text kept) from each term of `sink.terms` to places. Terms of
            one batch are written side by side, where a B-tree would touch a page for each: half the
            time and no slower when it grows.
+kept       one row: documents dated before `since` are not kept, since `mailspan retention` deleted those days.
 state, inputs  opaque bytes of `index`, changed in the same transaction as the documents they belong
                to.
 
@@ -27,7 +30,7 @@ from mailspan.errors import StoreError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x6D73706E  # "mspn", in the file's header
 PLACE_BITS = 21
 PLACES_PER_MS = 1 << PLACE_BITS
@@ -41,16 +44,37 @@ _TABLES = (
         place INTEGER PRIMARY KEY,
         id TEXT NOT NULL UNIQUE,
         version INTEGER NOT NULL,
-        updated INTEGER NOT NULL,
-        subject TEXT,
+        written INTEGER NOT NULL,
         document BLOB NOT NULL
     )""",
+    "CREATE INDEX documents_written ON documents(written)",
+    """CREATE TABLE facets(
+        place INTEGER PRIMARY KEY,
+        updated INTEGER NOT NULL,
+        host TEXT NOT NULL,
+        client TEXT NOT NULL,
+        sender TEXT NOT NULL,
+        relay TEXT NOT NULL,
+        outcomes TEXT NOT NULL,
+        dsn TEXT NOT NULL,
+        recipient TEXT NOT NULL,
+        subject TEXT
+    )""",
+    """CREATE TABLE counts(
+        field TEXT NOT NULL,
+        class INTEGER NOT NULL,
+        value TEXT NOT NULL,
+        bucket INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        PRIMARY KEY (field, class, value, bucket)
+    ) WITHOUT ROWID""",
     f"""CREATE VIRTUAL TABLE postings USING fts5(
         terms, content='', detail=none, columnsize=0, tokenize='{_TOKENIZER}'
     )""",
     "INSERT INTO postings(postings, rank) VALUES ('automerge', 16), ('hashsize', 16777216)",
     "CREATE TABLE state(key BLOB PRIMARY KEY, value BLOB NOT NULL)",
     "CREATE TABLE inputs(key BLOB PRIMARY KEY, value BLOB NOT NULL)",
+    "CREATE TABLE kept(only INTEGER PRIMARY KEY CHECK (only = 1), since INTEGER NOT NULL)",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
@@ -107,6 +131,7 @@ def connect_for_writing(path: Path) -> sqlite3.Connection:
         try:
             if _is_new(connection, path):
                 connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # retention can give space back
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.executescript(";".join(("BEGIN IMMEDIATE", *_TABLES, "COMMIT;")))
             connection.execute("PRAGMA journal_mode = WAL")
@@ -169,8 +194,13 @@ def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if application_id == APPLICATION_ID and version <= SCHEMA_VERSION:
+    if application_id == APPLICATION_ID and version == SCHEMA_VERSION:
         return False
+    if application_id == APPLICATION_ID and version < SCHEMA_VERSION:
+        raise StoreError(
+            f"the database {path} was made by an older mailspan (schema {version});"
+            " move it away and run `mailspan index` on the logs again"
+        )
     if application_id == APPLICATION_ID:
         raise StoreError(f"the database {path} was made by a newer mailspan (schema {version}); update mailspan")
     if tables:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 Document = dict[str, Any]
 
@@ -33,23 +33,25 @@ class Selection:
     """
 
     all_of: tuple[tuple[Term, ...], ...]
-    """Of each group, a document must have at least one term; there is at least one group."""
+    """Of each group, a document must have at least one term; no group: all documents."""
     none_of: tuple[Term, ...] = ()
     date_from_ms: int | None = None
     date_until_ms: int | None = None
     updated_from_ms: int | None = None
     updated_until_ms: int | None = None
     subject: str | None = None
-    """Case-folded text that the subject must contain."""
+    """Folded text that the subject must contain."""
 
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What became of the documents of one write; `indexed + superseded` is their number."""
+    """What became of the documents of one write; `indexed + superseded + expired` is their number."""
 
     indexed: int
     superseded: int
     """Not written: the store has this document from as many lines or more."""
+    expired: int = 0
+    """Not written: older than what the last `mailspan retention` keeps."""
 
 
 class DocumentWriter(Protocol):
@@ -64,14 +66,34 @@ class DocumentWriter(Protocol):
         """
 
 
+COUNTED = (
+    "host", "mta", "kind", "state", "outcome", "outcomes", "stage", "dsn", "client", "relay",
+    "sender", "sender_domain", "recipient", "recipient_domain",
+)  # fmt: skip
+"""What a store can count by: `outcome` is that of the mail, `outcomes` all that occur in `to`.
+
+A document without a value counts under "" there; the null sender is `<>`.
+"""
+
+BUCKET_MS = 900_000
+"""Dates are counted by quarter hours: every zone's days and hours are made of them."""
+
+
 class DocumentReader(Protocol):
-    """The reading side of a store. Documents come as the JSON bytes that were written, unchanged."""
+    """The reading side of a store. Documents come as the JSON bytes that were written, unchanged.
+
+    The pages of one mail are documents of their own. A mail whose pages match counts once, also for a limit, and its
+    matching pages are given one after another, in their order.
+    """
 
     def newest(self, selection: Selection, limit: int) -> list[bytes]:
-        """Return at most `limit` documents by date, newest first, then by id. Raises StoreError."""
-
-    def every(self, selection: Selection) -> Iterator[bytes]:
-        """Yield all documents by date, newest first, those of one millisecond in no given order."""
+        """Return the documents of at most `limit` mails by date, newest first, then by id. Raises StoreError."""
 
     def count(self, selection: Selection) -> int:
-        """Return the number of documents. Raises StoreError."""
+        """Return the number of mails. Raises StoreError."""
+
+    def count_by(self, selection: Selection, field: str) -> dict[str, int]:
+        """Return how many mails have each value of `field`, one of COUNTED. Raises StoreError."""
+
+    def count_by_date(self, selection: Selection) -> dict[int, int]:
+        """Return how many mails begin in each BUCKET_MS, by its first millisecond since 1970 UTC. Raises StoreError."""

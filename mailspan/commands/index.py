@@ -25,10 +25,12 @@ from mailspan.commands.logs import (
     say_skews,
 )
 from mailspan.errors import StoreError
+from mailspan.terminal import sanitise
 from reducer.assembler import Assembler
 from reducer.snapshot import SnapshotError
 from sink.sqlite import SqliteStore, open_for_writing
 from sink.sqlite_schema import path_of_store
+from sink.store import WriteResult
 
 if TYPE_CHECKING:
     import argparse
@@ -64,13 +66,14 @@ def run(args: argparse.Namespace) -> int:
     with open_for_writing(path, on_wait=_say) as store:
         assembler = _restore(store, path, rejections=args.settings.rejections == "index")
         inputs = open_inputs(args, stored=store.load_inputs(), use_last_line=False)
-        _written, withdrawn = _index(inputs, assembler, store, counts, skews)
+        written = _index(inputs, assembler, store, counts, skews)
     say_skews(skews, args.zone)
     if args.stats:
         for row in counts.table():
             sys.stderr.write(row + "\n")
-    if withdrawn:
-        pass
+    if written.expired:
+        _say(f"{written.expired} documents are of days that `mailspan retention` has deleted: left out")
+    print(f"indexed {written.indexed} documents from {counts.lines} new lines into {sanitise(str(path))}")
     return EXIT_FILE_FAILED if inputs.faults else EXIT_DONE
 
 
@@ -85,9 +88,9 @@ def _restore(store: SqliteStore, path: Path, *, rejections: bool) -> Assembler:
 
 def _index(
     inputs: Inputs, assembler: Assembler, store: SqliteStore, counts: LineCounts, skews: ClockSkews
-) -> tuple[int, int]:
-    """Read all inputs, with a commit now and then; return the numbers of documents written and withdrawn."""
-    written = withdrawn = 0
+) -> WriteResult:
+    """Read all inputs, with a commit now and then; return what became of the documents of all commits."""
+    results = []
     committed_lines, committed_at = 0, time.monotonic()
     with tqdm(total=inputs.packed_bytes, unit="B", unit_scale=True, disable=None, leave=False) as bar:
         for batch in inputs.batches():
@@ -95,22 +98,24 @@ def _index(
             bar.update(inputs.packed_bytes_done - bar.n)
             now = time.monotonic()
             if counts.lines - committed_lines >= _COMMIT_LINES or now - committed_at >= _COMMIT_SECONDS:
-                indexed, gone = _commit(inputs, assembler, store, skews)
-                written, withdrawn = written + indexed, withdrawn + gone
+                results.append(_commit(inputs, assembler, store, skews))
                 committed_lines, committed_at = counts.lines, now
-    indexed, gone = _commit(inputs, assembler, store, skews)
-    return written + indexed, withdrawn + gone
+    results.append(_commit(inputs, assembler, store, skews))
+    return WriteResult(
+        indexed=sum(each.indexed for each in results),
+        superseded=sum(each.superseded for each in results),
+        expired=sum(each.expired for each in results),
+    )
 
 
-def _commit(inputs: Inputs, assembler: Assembler, store: SqliteStore, skews: ClockSkews) -> tuple[int, int]:
+def _commit(inputs: Inputs, assembler: Assembler, store: SqliteStore, skews: ClockSkews) -> WriteResult:
     """Keep all that came of the lines so far, and how far the files were read, in one transaction of the store."""
     changes = assembler.changed()
     for document in changes.documents:
         if document["notes"]:
             skews.add(document)
     state = assembler.snapshot_changes()
-    result = store.commit(changes.documents, state, inputs.position_changes(), withdrawn=changes.withdrawn)
-    return result.indexed, len(changes.withdrawn)
+    return store.commit(changes.documents, state, inputs.position_changes(), withdrawn=changes.withdrawn)
 
 
 def _say(message: str) -> None:

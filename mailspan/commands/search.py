@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import select as system_select
 import sys
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
@@ -13,8 +15,8 @@ import orjson
 from mailspan.errors import UsageError
 from mailspan.terminal import use_colours
 from search.counts import FIELDS as COUNT_FIELDS
-from search.counts import count_by
-from search.output import Layout, count_lines, json_line, text_form
+from search.counts import count_by, field_named
+from search.output import Layout, count_lines, json_line, mail_of, text_form
 from search.query import FLAGS, STATES, parse_query
 from search.select import select
 from sink.sqlite_reader import SqliteReader
@@ -28,12 +30,14 @@ if TYPE_CHECKING:
     from search.query import Query
     from sink.store import DocumentReader
 
-    Answer = Callable[[DocumentReader, Query], Iterable[bytes]]
+    Answer = Callable[[SqliteReader, Query], Iterable[bytes]]
+    Show = Callable[..., Iterable[bytes]]
 
 DESCRIPTION = "Find transactions, newest first. Every flag that is given must hold."
 
 _FOUND, _NOTHING_FOUND = 0, 1
 _DEFAULT_NEWEST = 100
+_POLL_MS = 500
 _POSITIVE = re.compile("0*[1-9][0-9]{0,8}")
 _NO_HOST = "\0"  # what -h holds when it was given without a value; no argument can hold a NUL
 
@@ -57,7 +61,7 @@ _VALUE_FLAGS = (
     ("-o", "--outcome", "outcome", "OUTCOME", f"how it ended for a recipient: {', '.join(OUTCOMES)}"),
     (None, "--dsn", "dsn", "CODE", "enhanced status code, or its first parts: 5.7 means 5.7.*"),
     (None, "--subject", "subject", "TEXT", "text in the subject, in any case"),
-    (None, "--state", "state", "STATE", f"{', '.join(STATES)}"),
+    (None, "--state", "state", "STATE", f"{', '.join(STATES)} (open, but long without news)"),
 )
 
 
@@ -76,7 +80,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST",
         help="mail server, by its full or short name (help is --help)",
     )
-    add("-r", "--newest", metavar="N", default=str(_DEFAULT_NEWEST), help="print at most the newest N (default 100)")
+    add(
+        "-r",
+        "--newest",
+        metavar="N",
+        default=str(_DEFAULT_NEWEST),
+        help="at most the newest N mails (default 100)",
+    )
     add(
         "--started",
         action="store_true",
@@ -87,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--by", metavar="FIELD", help=f"with --count, by this field: {', '.join(COUNT_FIELDS)}")
     add("-v", "--verbose", action="store_true", help="also dates, outcomes, status codes, links and notes")
     add("--json", action="store_true", help="print the documents, one a line")
+    add("--follow", action="store_true", help="go on: print what comes into the store, until interrupted")
     add("--store", metavar="URL", help="sqlite:///PATH (default: MAILSPAN_STORE, else a file in your data folder)")
 
 
@@ -100,36 +111,82 @@ def run(args: argparse.Namespace) -> int:
         started_only=args.started,
         probes=args.probes,
     )
-    answer = _answer(args)
+    newest = _positive("-r", args.newest)
+    if args.follow:
+        if args.count or args.by is not None:
+            raise UsageError("--follow: not with --count, which ends")
+        with SqliteReader(path_of_store(args.store, os.environ)) as reader:
+            return _follow(reader, query, newest, _show(args), sys.stdout.buffer)
+    answer = _answer(args, newest)
     with SqliteReader(path_of_store(args.store, os.environ)) as reader:
         return _write(answer(reader, query), sys.stdout.buffer)
 
 
-def _answer(args: argparse.Namespace) -> Answer:
+def _answer(args: argparse.Namespace, newest: int) -> Answer:
     """Return what gives the output in chunks, once all flags are known to be right."""
-    newest = _positive("-r", args.newest)
     if args.by is not None:
-        field = args.by.strip().lower().replace("-", "_").replace(" ", "_")
+        field = field_named(args.by)
         if not args.count:
             raise UsageError(f"--by {args.by!r}: only with --count, as in --count --by {args.by}")
-        if field not in COUNT_FIELDS:
+        if field is None:
             raise UsageError(f"--by {args.by!r}: expected one of {', '.join(COUNT_FIELDS)}")
         return lambda reader, query: _counts_by(reader, query, field, as_json=args.json)
     if args.count:
         return lambda reader, query: _count(reader, query, as_json=args.json)
+    show = _show(args)
+    return lambda reader, query: show(reader.newest(select(query), newest), query)
+
+
+def _show(args: argparse.Namespace) -> Show:
+    """Return what makes output of documents: JSON lines or text."""
     if args.json:
         for_terminal = sys.stdout.isatty()
-        return lambda reader, query: (
-            json_line(each, for_terminal=for_terminal) for each in reader.newest(select(query), newest)
+        return lambda documents, _query, goes_on=False: (  # noqa: ARG005 - lines need nothing between them
+            json_line(each, for_terminal=for_terminal) for each in documents
         )
     colours = use_colours(sys.stdout, os.environ)
-    return lambda reader, query: (
+    return lambda documents, query, goes_on=False: (
         text.encode()
         for text in text_form(
-            (orjson.loads(each) for each in reader.newest(select(query), newest)),
+            (orjson.loads(each) for each in documents),
             Layout(now_ms=query.now_ms, verbose=args.verbose, colours=colours),
+            goes_on=goes_on,
         )
     )
+
+
+def _follow(reader: SqliteReader, query: Query, newest: int, show: Show, output: BinaryIO) -> int:
+    """Print the newest, the oldest of them first, then each document that comes into the store or changes there.
+
+    Ends quietly when it is interrupted or terminated, or when nobody reads its output any more. Waits between looks,
+    and looks for documents only when the store has changed.
+    """
+    selection = select(query)
+    nobody_reads = system_select.poll()
+    nobody_reads.register(output.fileno(), 0)  # only what is told unasked: errors and hang-ups
+    try:
+        change, written = reader.change(), reader.last_written()
+        found = reader.newest(selection, newest)
+        known = set(found)  # what was written between these two lines is not printed twice
+        mails = [list(pages) for _, pages in groupby(found, key=lambda each: mail_of(orjson.loads(each)))]
+        fresh: Iterable[bytes] = [page for pages in reversed(mails) for page in pages]
+        goes_on = False
+        while True:
+            for chunk in show(fresh, query, goes_on=goes_on):
+                output.write(chunk)
+                goes_on = True
+            output.flush()
+            while (now := reader.change()) == change:
+                if nobody_reads.poll(_POLL_MS):
+                    return _FOUND
+            change, last = now, reader.last_written()
+            fresh = [each for each in reader.written_after(selection, written, last) if each not in known]
+            written, known = last, set()
+    except BrokenPipeError:
+        _forget(output)
+    except (KeyboardInterrupt, SystemExit):
+        pass  # asked to end: nothing is left to do
+    return _FOUND
 
 
 def _count(reader: DocumentReader, query: Query, *, as_json: bool) -> Iterator[bytes]:
@@ -139,7 +196,8 @@ def _count(reader: DocumentReader, query: Query, *, as_json: bool) -> Iterator[b
 
 
 def _counts_by(reader: DocumentReader, query: Query, field: str, *, as_json: bool) -> Iterator[bytes]:
-    for line in count_lines(count_by(reader.every(select(query)), field), as_json=as_json):
+    for_terminal = sys.stdout.isatty()
+    for line in count_lines(count_by(reader, select(query), field), as_json=as_json, for_terminal=for_terminal):
         yield line.encode()
 
 
@@ -151,12 +209,16 @@ def _write(chunks: Iterable[bytes], output: BinaryIO) -> int:
             status = _FOUND
         output.flush()
     except BrokenPipeError:
-        # Who reads our output has seen enough. What is buffered must not fail again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+        _forget(output)
         return _FOUND
     if status == _NOTHING_FOUND:
         sys.stderr.write("nothing found\n")
     return status
+
+
+def _forget(output: BinaryIO) -> None:
+    """Who reads our output has seen enough: what is buffered must not fail again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
 
 
 def _positive(flag: str, text: str) -> int:

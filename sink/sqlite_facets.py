@@ -1,0 +1,111 @@
+"""What the SQLite store keeps of a document beside it, so that many can be compared and counted without reading them.
+
+Facets are a narrow row per document. Counts say how many documents of a quarter hour have each value of the fields with
+few values; they are kept by class, since probes are left out of most searches and the pages of one mail count once.
+Pure: nothing here touches the database.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from sink.store import BUCKET_MS
+from sink.terms import fold
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sink.store import Document
+
+PLAIN, PROBE, PAGED = range(3)
+"""Classes of documents: in every search, only in those that ask for probes, and those of mails with several pages."""
+
+SEPARATOR = "\n"
+"""Stands between the values of a field with many; the column of a document with none is empty."""
+
+
+def _split(text: str) -> list[str]:
+    return text.split(SEPARATOR)
+
+
+def _domains(text: str) -> list[str]:
+    """Return the domains of addresses, each once; an address without one stands for itself."""
+    return list(dict.fromkeys(each.rpartition("@")[2] or each for each in text.split(SEPARATOR)))
+
+
+def _whole(text: str) -> list[str]:
+    return [text]
+
+
+COLUMNS: dict[str, tuple[str, Callable[[str], list[str]]]] = {
+    "host": ("host", _whole),
+    "client": ("client", _whole),
+    "sender": ("sender", _whole),
+    "sender_domain": ("sender", _domains),
+    "relay": ("relay", _split),
+    "outcomes": ("outcomes", _split),
+    "dsn": ("dsn", _split),
+    "recipient": ("recipient", _split),
+    "recipient_domain": ("recipient", _domains),
+}
+"""The fields that the facets answer: their column, and which values its text holds."""
+
+VALUE_TERMS = {
+    "host": "on", "mta": "mta", "kind": "kind", "state": "state", "outcome": "ended", "stage": "stage", "dsn": "dsn",
+}  # fmt: skip
+"""The fields that have counts, each with the term that holds its whole value."""
+
+_SINGLE = tuple(field for field in VALUE_TERMS if field != "dsn")
+
+
+class Facets(NamedTuple):
+    """One row of the table."""
+
+    place: int
+    updated: int
+    host: str
+    client: str
+    sender: str
+    relay: str
+    outcomes: str
+    dsn: str
+    recipient: str
+    subject: str | None
+
+
+CountKey = tuple[str, int, str, int]
+"""The key of one number: field, class, value, and the quarter hours since 1970 UTC."""
+
+
+def facets_of(document: Document, place: int, date_ms: int, updated_ms: int) -> Facets:
+    """Return the facets of a document. Where clocks differ, its last update is not before its date."""
+    sender = document.get("from")
+    subject = document.get("subject")
+    return Facets(
+        place,
+        max(date_ms, updated_ms),
+        document["host"],
+        document.get("client") or "",
+        "" if sender is None else sender.casefold() or "<>",
+        _joined(document.get("relays")),
+        _joined(document.get("outcomes")),
+        _joined(document.get("dsns")),
+        _joined(document.get("recipients")),
+        fold(subject) if subject else None,
+    )
+
+
+def counts_of(document: Document, date_ms: int) -> list[CountKey]:
+    """Return the counts that a document is part of."""
+    class_ = PAGED if document.get("page_count", 1) > 1 else PROBE if document["kind"] == "probe" else PLAIN
+    bucket = date_ms // BUCKET_MS
+    keys = [(field, class_, document.get(field) or "", bucket) for field in _SINGLE]
+    keys += [("dsn", class_, value, bucket) for value in document.get("dsns") or ("",)]
+    keys.append(("", class_, "", bucket))
+    return keys
+
+
+def _joined(values: list[str] | None) -> str:
+    if not values:
+        return ""
+    return SEPARATOR.join([value.replace(SEPARATOR, " ") for value in values])

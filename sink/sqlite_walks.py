@@ -1,0 +1,126 @@
+"""From a selection to walks along the inverted index: statements that together give each document once.
+
+Pure. The index gives places in date order, so walks go from the newest documents to the oldest. No user text is part of
+the SQL, and none of the index's query language: terms hold no quote and stand between quotes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from sink.sqlite_schema import LARGEST_DATE_MS, PLACE_BITS
+from sink.store import Term
+from sink.terms import PAGED, SPANS_MS, term
+
+if TYPE_CHECKING:
+    from sink.store import Selection
+
+PROBES = term("kind", "probe")
+_KINDS = (term("kind", "transaction"), term("kind", "rejection"), PROBES)
+_SMALLEST_PLACE, _LARGEST_PLACE = -(1 << 63), (1 << 63) - 1
+
+
+class Walk(NamedTuple):
+    """Documents of one range of dates, `since_ms` inclusive, `until_ms` exclusive, None is no limit."""
+
+    selection: Selection
+    since_ms: int | None
+    until_ms: int | None
+    is_checked: bool = False
+    """The last update must be compared, too."""
+    span: int | None = None
+    """Only documents that lasted longer than this one of SPANS_MS."""
+
+    def statement(
+        self, columns: str, order: str = "", *, also: Term | None = None, paged: bool | None = None
+    ) -> tuple[str, tuple[str | int, ...]]:
+        """Return the SQL and its parameters: `columns` of postings p, facets f and documents d.
+
+        `also` must be among the terms. `paged` True: only documents of mails with several pages; False: none of them.
+        """
+        conditions = ["p.postings MATCH ?", "p.rowid >= ?", "p.rowid < ?"]
+        parameters: list[str | int] = [
+            self.match(also, paged=paged),
+            _SMALLEST_PLACE if self.since_ms is None else first_place(self.since_ms),
+            _LARGEST_PLACE if self.until_ms is None else first_place(self.until_ms),
+        ]
+        for condition, value in (
+            ("f.updated >= ?", self.selection.updated_from_ms if self.is_checked else None),
+            ("f.updated < ?", self.selection.updated_until_ms),
+            ("instr(f.subject, ?) > 0", self.selection.subject),
+        ):
+            if value is not None:
+                conditions.append(condition)
+                parameters.append(value)
+        where = " AND ".join(conditions)
+        # CROSS JOIN: SQLite must begin with the index. To count what the index alone knows, it is enough.
+        source = "postings AS p"
+        for table, name in (("facets", "f"), ("documents", "d")):
+            if f"{name}." in f"{columns} {where}":
+                source += f" CROSS JOIN {table} AS {name} ON {name}.place = p.rowid"
+        return f"SELECT {columns} FROM {source} WHERE {where} {order}", tuple(parameters)  # noqa: S608 - our own text
+
+    def match(self, also: Term | None = None, *, paged: bool | None = None) -> str:
+        """Return what the index is asked."""
+        groups = list(self.selection.all_of)
+        unwanted = list(self.selection.none_of)
+        if not groups:
+            # The kinds all together are a long list: only where nothing shorter is asked for.
+            groups.append(tuple(kind for kind in _KINDS if kind not in unwanted))
+            unwanted = [each for each in unwanted if each not in _KINDS]
+        if self.span is not None:
+            groups.append((Term(f"span:{self.span}"),))
+        if also is not None:
+            groups.append((also,))
+        if paged:
+            groups.append((PAGED,))
+        elif paged is False:
+            unwanted.append(PAGED)
+        wanted = " AND ".join(f"({' OR '.join(map(_quoted, group))})" for group in groups)
+        return " NOT ".join((f"({wanted})", *map(_quoted, unwanted)))
+
+
+def walks(selection: Selection) -> list[Walk]:
+    """Return the walks that together give each document of `selection` once, newest first.
+
+    A document counts from its date to its last update. Nearly all last less than the first of SPANS_MS. Those that
+    last longer have a term for it, so that no walk reads many documents that ended before the time asked for.
+    """
+    updated_from = selection.updated_from_ms
+    if updated_from is None:
+        return [Walk(selection, selection.date_from_ms, selection.date_until_ms)]
+    borders = [updated_from, *(updated_from - span for span in SPANS_MS)]
+    parts = [Walk(selection, updated_from, None), Walk(selection, borders[1], borders[0], is_checked=True)]
+    for span, until in enumerate(borders[1:]):
+        since = borders[span + 2] if span + 2 < len(borders) else None
+        parts.append(Walk(selection, since, until, is_checked=True, span=span))
+    return [each for part in parts for each in cut(part, selection.date_from_ms, selection.date_until_ms)]
+
+
+def cut(walk: Walk, since_ms: int | None, until_ms: int | None) -> list[Walk]:
+    """Return the part of a walk that lies between the two dates, if there is one."""
+    since = max((each for each in (walk.since_ms, since_ms) if each is not None), default=None)
+    until = min((each for each in (walk.until_ms, until_ms) if each is not None), default=None)
+    if since is not None and until is not None and since >= until:
+        return []
+    return [walk._replace(since_ms=since, until_ms=until)]
+
+
+def is_everything(selection: Selection) -> bool:
+    """Say whether only dates, last updates from a time on, and probes or not are asked for."""
+    return (
+        not selection.all_of
+        and set(selection.none_of) <= {PROBES}
+        and selection.updated_until_ms is None
+        and selection.subject is None
+    )
+
+
+def first_place(date_ms: int) -> int:
+    """Return the smallest place of a date."""
+    return max(min(date_ms, LARGEST_DATE_MS), -LARGEST_DATE_MS) << PLACE_BITS
+
+
+def _quoted(each: Term) -> str:
+    text = each.text.replace('"', '""')
+    return f'"{text}" *' if each.is_prefix else f'"{text}"'
