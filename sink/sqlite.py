@@ -169,7 +169,7 @@ class SqliteStore:
             "INSERT INTO postings(rowid, terms) VALUES (?, ?)", ((row.place, row.terms) for row in rows)
         )
         self._connection.executemany(
-            "INSERT INTO facets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (row.facets for row in rows)
+            "INSERT INTO facets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (row.facets for row in rows)
         )
         add_to_counts(self._connection, Counter(key for row in rows for key in row.counts))
 

@@ -51,17 +51,20 @@ COLUMNS: dict[str, tuple[str, Callable[[str], list[str]]]] = {
 """The fields that the facets answer: their column, and which values its text holds."""
 
 VALUE_TERMS = {
-    "host": "on", "mta": "mta", "kind": "kind", "state": "state", "outcome": "ended", "stage": "stage", "dsn": "dsn",
+    "host": "on", "mta": "mta", "kind": "kind", "state": "state", "outcome": "ended", "stage": "stage",
+    "outcomes": "had", "dsn": "dsn",
 }  # fmt: skip
 """The fields that have counts, each with the term that holds its whole value."""
 
-_SINGLE = tuple(field for field in VALUE_TERMS if field != "dsn")
+_SEVERAL = {"outcomes": "outcomes", "dsn": "dsns"}
+_SINGLE = tuple(field for field in VALUE_TERMS if field not in _SEVERAL)
 
 
 class Facets(NamedTuple):
     """One row of the table."""
 
     place: int
+    class_: int
     updated: int
     host: str
     client: str
@@ -83,6 +86,7 @@ def facets_of(document: Document, place: int, date_ms: int, updated_ms: int) -> 
     subject = document.get("subject")
     return Facets(
         place,
+        class_of(document),
         max(date_ms, updated_ms),
         document["host"],
         document.get("client") or "",
@@ -95,12 +99,20 @@ def facets_of(document: Document, place: int, date_ms: int, updated_ms: int) -> 
     )
 
 
+def class_of(document: Document) -> int:
+    """Return the class of a document."""
+    if document.get("page_count", 1) > 1:
+        return PAGED
+    return PROBE if document["kind"] == "probe" else PLAIN
+
+
 def counts_of(document: Document, date_ms: int) -> list[CountKey]:
     """Return the counts that a document is part of."""
-    class_ = PAGED if document.get("page_count", 1) > 1 else PROBE if document["kind"] == "probe" else PLAIN
+    class_ = class_of(document)
     bucket = date_ms // BUCKET_MS
     keys = [(field, class_, document.get(field) or "", bucket) for field in _SINGLE]
-    keys += [("dsn", class_, value, bucket) for value in document.get("dsns") or ("",)]
+    for field, name in _SEVERAL.items():
+        keys += [(field, class_, value, bucket) for value in document.get(name) or ("",)]
     keys.append(("", class_, "", bucket))
     return keys
 

@@ -189,6 +189,8 @@ class SqliteReader:
     def _count(self, selection: Selection, also: Term | None, field: str = "", value: str = "") -> int:
         """Return the number of documents of one page, all or with one value of a field that has counts."""
         count = 0
+        if also in selection.none_of:
+            return count
         for walk in walks(selection):
             edges, whole = _split(walk)
             if whole is not None:
@@ -202,11 +204,10 @@ class SqliteReader:
     def _rows_of_counts(
         self, columns: str, selection: Selection, whole: _Range, field: str, group: str, value: str = ""
     ) -> sqlite3.Cursor:
-        classes = (PLAIN,) if PROBES in selection.none_of else (PLAIN, PROBE)
         first = -1 << 62 if whole.first is None else whole.first
         last = 1 << 62 if whole.last is None else whole.last
         return self._connection.execute(
-            f"SELECT {columns} FROM counts WHERE field = ? AND class IN ({', '.join(map(str, classes))})"  # noqa: S608
+            f"SELECT {columns} FROM counts WHERE field = ? AND class IN ({_classes(selection)})"  # noqa: S608
             f" AND value = ? AND bucket >= ? AND bucket < ? {group}",
             (field, value, first, last),
         )
@@ -238,10 +239,20 @@ class SqliteReader:
         column, values_of = COLUMNS[field]
         counts: Counter[str] = Counter()
         for walk in walks(selection):
-            for (text,), number in Counter(self._rows(walk, f"f.{column}", paged=False)).items():
+            rows = self._facets_of_all(walk, column) or self._rows(walk, f"f.{column}", paged=False)
+            for (text,), number in Counter(rows).items():
                 for value in values_of(text):
                     counts[value] += number
         return counts
+
+    def _facets_of_all(self, walk: Walk, column: str) -> sqlite3.Cursor | None:
+        """Return a column of all documents of a walk, where the table alone can say which; three times as fast."""
+        if walk.is_checked or not is_everything(walk.selection):
+            return None
+        return self._connection.execute(
+            f"SELECT {column} FROM facets WHERE place >= ? AND place < ? AND class IN ({_classes(walk.selection)})",  # noqa: S608
+            walk.places(),
+        )
 
     def _paged_mails(self, selection: Selection, also: Term | None = None) -> dict[str, int]:
         """Return the mails with more than one page of which a page matches, with the bucket of their dates."""
@@ -265,6 +276,10 @@ class SqliteReader:
             for mail in self._paged_mails(selection, value_term):
                 values[mail].add(value)
         return values
+
+
+def _classes(selection: Selection) -> str:
+    return str(PLAIN) if PROBES in selection.none_of else f"{PLAIN}, {PROBE}"
 
 
 def _split(walk: Walk) -> tuple[list[Walk], _Range | None]:

@@ -50,6 +50,7 @@ _TABLES = (
     "CREATE INDEX documents_written ON documents(written)",
     """CREATE TABLE facets(
         place INTEGER PRIMARY KEY,
+        class INTEGER NOT NULL,
         updated INTEGER NOT NULL,
         host TEXT NOT NULL,
         client TEXT NOT NULL,

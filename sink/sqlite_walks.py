@@ -41,8 +41,7 @@ class Walk(NamedTuple):
         conditions = ["p.postings MATCH ?", "p.rowid >= ?", "p.rowid < ?"]
         parameters: list[str | int] = [
             self.match(also, paged=paged),
-            _SMALLEST_PLACE if self.since_ms is None else first_place(self.since_ms),
-            _LARGEST_PLACE if self.until_ms is None else first_place(self.until_ms),
+            *self.places(),
         ]
         for condition, value in (
             ("f.updated >= ?", self.selection.updated_from_ms if self.is_checked else None),
@@ -59,6 +58,13 @@ class Walk(NamedTuple):
             if f"{name}." in f"{columns} {where}":
                 source += f" CROSS JOIN {table} AS {name} ON {name}.place = p.rowid"
         return f"SELECT {columns} FROM {source} WHERE {where} {order}", tuple(parameters)  # noqa: S608 - our own text
+
+    def places(self) -> tuple[int, int]:
+        """Return the first place, and the one behind the last."""
+        return (
+            _SMALLEST_PLACE if self.since_ms is None else first_place(self.since_ms),
+            _LARGEST_PLACE if self.until_ms is None else first_place(self.until_ms),
+        )
 
     def match(self, also: Term | None = None, *, paged: bool | None = None) -> str:
         """Return what the index is asked."""

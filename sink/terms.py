@@ -224,6 +224,7 @@ def _client_terms(document: Document) -> list[str]:
 
 def _recipient_terms(document: Document) -> list[str]:
     terms = [f"outcome:{document['outcome']}"]
+    terms += [f"had:{outcome}" for outcome in document.get("outcomes") or ("-",)]
     # A recipient may have ended in several ways: spelled in several cases, or an alias for several.
     ends: dict[str, set[str]] = {}
     for delivery in document.get("deliveries", ()):
