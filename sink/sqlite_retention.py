@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DAY_MS = 86_400_000
-_DELETED_AT_ONCE = 1_000
+_DELETED_AT_ONCE = 500
 _MERGED_PAGES = 400
+_CHANGES_OF_A_MERGE = 2  # FTS5: one that found nothing to do changes less
 _FREED_PAGES = 1_000
 _FREE_SHARE = 4
 """Pages are given back to the file system when more than one in so many is free; fewer are soon used again."""
@@ -93,16 +94,21 @@ def delete_before(path: Path, first_kept: date, on_progress: Callable[[int], Non
             if on_progress is not None:
                 on_progress(deleted)
         if deleted:
-            _tidy(connection)
+            _tidy(connection, deleted)
     return deleted
 
 
-def _tidy(connection: sqlite3.Connection) -> None:
+def _tidy(connection: sqlite3.Connection, deleted: int) -> None:
     """Merge what is deleted out of the index, and give space back where much is free; in small transactions, too."""
-    before = -1
-    while connection.total_changes - before > 1:  # FTS5: a merge that did nothing changes less than two rows
+    (left,) = connection.execute("SELECT sum(number) FROM counts WHERE field = ''").fetchone()
+    # FTS5: a negative number begins to merge all there is, which is worth it only now and then.
+    pages = -_MERGED_PAGES if deleted * _FREE_SHARE > (left or 0) else _MERGED_PAGES
+    while True:
         before = connection.total_changes
-        connection.execute("INSERT INTO postings(postings, rank) VALUES ('merge', ?)", (_MERGED_PAGES,))
+        connection.execute("INSERT INTO postings(postings, rank) VALUES ('merge', ?)", (pages,))
+        if connection.total_changes - before < _CHANGES_OF_A_MERGE:
+            break
+        pages = _MERGED_PAGES
     while True:
         (free,) = connection.execute("PRAGMA freelist_count").fetchone()
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
