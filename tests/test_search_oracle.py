@@ -65,7 +65,7 @@ def ends_of(document: Document) -> list[tuple[str, str]]:
     ends = [(each.partition(" ")[2], each.partition(" ")[0]) for each in document["deliveries"]]
     by_final = dict.fromkeys(name for name, _ in ends)
     for attempt in document["to"]:
-        original, final = attempt.get("original_recipient"), attempt["recipient"].casefold()
+        original, final = attempt.get("original_recipient"), (attempt["recipient"] or "").casefold()
         if original and final in by_final:
             ends += [(original, outcome) for name, outcome in list(ends) if name == final]
     return ends
