@@ -98,7 +98,7 @@ def pages(count: int, recipients_each: int, **values: Any) -> list[Document]:  #
 def _random_one(chance: random.Random, number: int) -> Document:
     text, name, ip = chance.choice(CLIENTS)
     second = FIRST + chance.randrange(40 * 86400)
-    lasted = chance.choice((0, 0, 2, 90, 3000, 3601, 20_000, 100_000, 400_000, 2_000_000))
+    lasted = chance.choice((-7200, 0, 2, 90, 3000, 3601, 20_000, 100_000, 400_000, 2_000_000))
     to = []
     for person in chance.sample(PEOPLE, chance.randrange(4)):
         for outcome in chance.choices(OUTCOMES, k=chance.randrange(1, 3)):
