@@ -156,8 +156,8 @@ class SqliteStore:
         kept: Mapping[str, tuple[int, int | None]],
     ) -> None:
         places = _Places(self._connection)  # while the old rows still hold theirs: no new one may take them
-        (last,) = self._connection.execute("SELECT max(written) FROM documents").fetchone()
-        written = (last or 0) + 1
+        self._connection.execute("UPDATE commits SET number = number + 1")
+        (written,) = self._connection.execute("SELECT number FROM commits").fetchone()
         rows = [_row(documents[index], payloads[index], places, old, written) for index, old in kept.values()]
         remove(self._connection, sorted(place for _, place in kept.values() if place is not None))
         rows.sort()  # FTS5 keeps one batch in memory while places rise

@@ -120,8 +120,8 @@ class SqliteReader:
     def last_written(self) -> int:
         """Return the number of the last commit that wrote documents, for `written_after`. Raises StoreError."""
         with failures(self._path, "read"):
-            (last,) = self._connection.execute("SELECT max(written) FROM documents").fetchone()
-        return int(last or 0)
+            (last,) = self._connection.execute("SELECT number FROM commits").fetchone()
+        return int(last)
 
     def written_after(self, selection: Selection, written: int, until: int) -> Iterator[bytes]:
         """Yield the documents that the commits after number `written`, up to `until`, wrote: oldest first in each.

@@ -8,6 +8,7 @@ counts     how many documents of each quarter hour have a value of the fields wi
 postings   an inverted index (FTS5, no text kept) from each term of `sink.terms` to places. Terms of
            one batch are written side by side, where a B-tree would touch a page for each: half the
            time and no slower when it grows.
+commits    one row: how many commits wrote documents; it only grows, also where documents are deleted.
 kept       one row: documents dated before `since` are not kept, since `mailspan retention` deleted those days.
 state, inputs  opaque bytes of `index`, changed in the same transaction as the documents they belong
                to.
@@ -75,6 +76,8 @@ _TABLES = (
     "INSERT INTO postings(postings, rank) VALUES ('automerge', 16), ('hashsize', 16777216)",
     "CREATE TABLE state(key BLOB PRIMARY KEY, value BLOB NOT NULL)",
     "CREATE TABLE inputs(key BLOB PRIMARY KEY, value BLOB NOT NULL)",
+    "CREATE TABLE commits(only INTEGER PRIMARY KEY CHECK (only = 1), number INTEGER NOT NULL)",
+    "INSERT INTO commits VALUES (1, 0)",
     "CREATE TABLE kept(only INTEGER PRIMARY KEY CHECK (only = 1), since INTEGER NOT NULL)",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",

@@ -14,6 +14,8 @@ import orjson
 import pytest
 
 from sink.sqlite import open_for_writing
+from sink.sqlite_reader import SqliteReader
+from sink.store import Selection
 from tests.search_documents import Document, attempt, document
 from tests.test_commands import ROOT, mailspan
 
@@ -107,6 +109,20 @@ def test_text_has_a_blank_line_between_what_comes(tmp_path: Path, followed: list
         assert follower.lines(7)[0] == "transaction: OLD"
         writer.write([one("NEW")])
         assert follower.lines(8)[:2] == ["", "transaction: NEW"]
+
+
+def test_what_takes_the_place_of_a_withdrawn_document_is_new(tmp_path: Path) -> None:
+    """A fragment is withdrawn in the commit that writes its document under another id: that one must not be missed."""
+    path = tmp_path / "mail.db"
+    everything = Selection(all_of=())
+    with open_for_writing(path) as writer:
+        writer.write([one("FRAGMENT")])
+        with SqliteReader(path) as reader:
+            seen, change = reader.last_written(), reader.change()
+            writer.commit([one("WHOLE")], withdrawn=[one("FRAGMENT")["id"]])
+            assert reader.change() != change
+            found = reader.written_after(everything, seen, reader.last_written())
+            assert [orjson.loads(each)["queue_id"] for each in found] == ["WHOLE"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the CPU time in /proc")

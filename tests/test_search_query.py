@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -299,6 +301,16 @@ def test_the_terms_are_these() -> None:
         "subject:abc", "subject:bcd", "to-relayed:@example.com", "to-relayed:@example.net", "to-relayed:a%20b@example.com",
         "to-relayed:list@example.net",
     ]  # fmt: skip
+
+
+def test_a_store_of_an_older_schema_is_told(tmp_path: Path) -> None:
+    path = stored(tmp_path, document(queue_id="A"))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 1")
+    for command in (("search",), ("retention",), ("index", "samples/original.mail.log")):
+        done = mailspan(*command, "--store", f"sqlite:///{path}")
+        assert done.returncode == 3
+        assert b"made by an older mailspan (schema 1)" in done.stderr
 
 
 def test_search_starts_without_the_grammar() -> None:
