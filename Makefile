@@ -73,7 +73,7 @@ accept: .venv/.dev ## rewrite the golden expectations; review the diff
 facts: .venv/.dev ## compare the lab logs with every fact known of their mail
 	@$(BIN)/python -m tests.facts $(ARGS)
 
-bench: .venv/.run ## CPU and memory on LINES=1000000 generated lines, beside pflogsumm
+bench: .venv/.run ## CPU and memory on LINES=1000000 generated lines, beside pflogsumm or exigrep
 	@$(BIN)/python -m bench.run --lines $(LINES) --rounds $(ROUNDS) $(ARGS)
 
 bench-search: .venv/.run ## how long each kind of search takes on a million transactions

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.exim_server import EximServer
 from bench.opensmtpd_server import OpenSmtpdServer
 from bench.postfix_server import PostfixServer
 from bench.sendmail_server import SendmailServer
@@ -43,16 +44,18 @@ class Options:
 def generate(options: Options, truth: Truth) -> Iterator[str]:
     """Yield the lines of a log, in order of time; `truth` is complete after the last one."""
     world, pending = World(options.seed), Pending()
-    servers: list[PostfixServer | SendmailServer | OpenSmtpdServer] = []
+    servers: list[PostfixServer | SendmailServer | OpenSmtpdServer | EximServer] = []
     for number in range(1, options.hosts + 1):
         if options.mta == "postfix":
             long = options.long_queue_ids
             servers.append(PostfixServer(f"mx{number}", world, pending, truth, long_queue_ids=long))
         elif options.mta == "sendmail":
             servers.append(SendmailServer(f"mx{number}", world, pending, truth))
+        elif options.mta == "exim":
+            servers.append(EximServer(world, pending, truth))
         else:
             servers.append(OpenSmtpdServer(f"mx{number}", world, pending, truth))
-    stamp = STAMPS[options.time]()
+    stamp = STAMPS[options.time]() if options.mta != "exim" else _exim()
     now = START
     while pending.added < options.lines:
         now += 1 + int(world.random.expovariate(SESSIONS_PER_SECOND) * SECOND)
@@ -75,6 +78,20 @@ def _rfc3164() -> Callable[[int], str]:
         if second != known_second:
             at = datetime.fromtimestamp(second, UTC)
             known_second, known = second, f"{at:%b} {at.day:2d} {at:%H:%M:%S}"
+        return known
+
+    return stamp
+
+
+def _exim() -> Callable[[int], str]:
+    """Return a writer of stamps like `2026-03-09 06:00:00`, as Exim's own log has them."""
+    known_second, known = -1, ""
+
+    def stamp(time: int) -> str:
+        nonlocal known_second, known
+        second = time // SECOND
+        if second != known_second:
+            known_second, known = second, f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%S}"
         return known
 
     return stamp
@@ -117,7 +134,7 @@ def truth_path(path: Path) -> Path:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what kind of log to write."""
     parser.add_argument("--lines", type=int, default=1_000_000, metavar="N")
-    parser.add_argument("--mta", choices=("postfix", "sendmail", "opensmtpd"), default="postfix")
+    parser.add_argument("--mta", choices=("postfix", "sendmail", "exim", "opensmtpd"), default="postfix")
     parser.add_argument("--hosts", type=int, default=1, metavar="N")
     parser.add_argument("--long-qid", action="store_true", help="Postfix's long queue IDs")
     parser.add_argument("--time", choices=tuple(STAMPS), default="rfc3164")
@@ -135,6 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, metavar="FILE")
     add_options(parser)
     called = parser.parse_args(arguments)
+    if called.mta == "exim" and called.hosts != 1:
+        parser.error("--hosts: Exim's main log names no host, so it is one host's")
     print(json.dumps(write(options_of(called), called.file).as_dict()))
     return 0
 

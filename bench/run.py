@@ -3,7 +3,8 @@
 Makes a log (or takes the one it made before), lets `mailspan parse` find exactly the mail that was put into it, then
 measures each program as a child process, in turns, so that a busy machine is unfair to none. CPU time is the figure to
 trust; wall time depends on what else runs. Each program reads the same file in the same run, so that the ratios hold
-on any machine. The first row is a bare Python loop over the lines; pflogsumm is the Debian package, which only sums.
+on any machine. The first row is a bare Python loop over the lines. The peers are Debian packages: pflogsumm, which only
+sums, and exigrep, which joins the lines of each mail of an Exim log and prints those of the mails that are asked for.
 """
 
 from __future__ import annotations
@@ -33,8 +34,12 @@ LOOP = "import sys\nfor line in open(sys.argv[1], encoding='utf-8', errors='surr
 GOAL_MICROSECONDS = 3.5
 ACCEPTED_RATIO = 0.5
 READING = ("--zone", "UTC", "--year", str(YEAR))
+NOBODY = "nobody-is-called-so"  # what exigrep looks for
 MAXRSS_UNITS_PER_MIB = 1024 * 1024 if sys.platform == "darwin" else 1024
-REFERENCE, PARSE, INDEX, PFLOGSUMM = "python: for line", "mailspan parse", "mailspan index", "pflogsumm"
+REFERENCE, PARSE, INDEX = "python: for line", "mailspan parse", "mailspan index"
+PFLOGSUMM, EXIGREP = "pflogsumm", "exigrep"
+PEERS = {"postfix": (PFLOGSUMM, ("pflogsumm",), "pflogsumm"), "exim": (EXIGREP, ("exigrep", NOBODY), "exim4-base")}
+"""By MTA: the peer, its command, and the Debian package that has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +139,15 @@ def rows_for(log: Path, mta: str) -> list[Row]:
         Row(PARSE, [mailspan(), "parse", *READING, str(log)]),
         Row(INDEX, [mailspan(), "index", "--store", f"sqlite:///{store}", *READING, str(log)], store),
     ]
-    pflogsumm = shutil.which("pflogsumm", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if mta != "postfix":
-        print("pflogsumm reads Postfix only: left out")
-    elif pflogsumm is None:
-        print("pflogsumm is not installed (Debian, Ubuntu: apt-get install pflogsumm): left out")
+    if mta not in PEERS:
+        print(f"no peer reads {mta} logs: left out")
+        return rows
+    name, (program, *arguments), package = PEERS[mta]
+    path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if path is None:
+        print(f"{name} is not installed (Debian, Ubuntu: apt-get install {package}): left out")
     else:
-        rows.append(Row(PFLOGSUMM, [pflogsumm, str(log)]))
+        rows.append(Row(name, [path, *arguments, str(log)]))
     return rows
 
 
@@ -157,14 +164,15 @@ def run_rounds(rows: Sequence[Row], rounds: int) -> None:
 def print_table(rows: Sequence[Row], lines: int) -> None:
     """Print what the runs took, and the ratios of the median CPU times."""
     medians = {row.name: row.cpu(lines)[1] for row in rows}
+    peer = next((name for name, *_ in PEERS.values() if name in medians), "peer")
     head = f"{'':18}{'CPU µs per line':>17}{'klines/s wall':>15}{'peak RSS':>10}{'ratio of CPU to':>22}"
-    print(f"\n{head}\n{'':18}{'min':>8}{'median':>9}{'median':>15}{'MiB':>10}{'the loop':>11}{PFLOGSUMM:>11}")
+    print(f"\n{head}\n{'':18}{'min':>8}{'median':>9}{'median':>15}{'MiB':>10}{'the loop':>11}{peer:>11}")
     for row in rows:
         least, median = row.cpu(lines)
         rate = lines / statistics.median(run.wall_seconds for run in row.runs) / 1000
         peak = max(run.peak_mib for run in row.runs)
         to_loop = f"{median / medians[REFERENCE]:.1f}"
-        to_peer = f"{median / medians[PFLOGSUMM]:.2f}" if PFLOGSUMM in medians else "-"
+        to_peer = f"{median / medians[peer]:.2f}" if peer in medians else "-"
         print(f"{row.name:18}{least:8.2f}{median:9.2f}{rate:15,.0f}{peak:10.0f}{to_loop:>11}{to_peer:>11}")
     parse = medians[PARSE]
     print(f"\n{_mark(parse <= GOAL_MICROSECONDS)}: goal, parse at {GOAL_MICROSECONDS} µs per line or less")

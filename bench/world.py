@@ -112,9 +112,13 @@ class Pending:
         self.added = 0
 
     def add(self, at: int, host: str, tag: str, message: str) -> None:
-        """Add one line."""
+        """Add one line as syslog writes it."""
+        self.add_line(at, f"{host} {tag}: {message}")
+
+    def add_line(self, at: int, line: str) -> None:
+        """Add one line, all of it but its stamp."""
         self.added += 1
-        heapq.heappush(self._heap, (at, next(self._order), f"{host} {tag}: {message}"))
+        heapq.heappush(self._heap, (at, next(self._order), line))
 
     def until(self, at: float) -> Iterator[tuple[int, str]]:
         """Yield the lines before a time."""

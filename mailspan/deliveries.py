@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from mailspan.event import Attempted, Refused
 from mailspan.event_time import format_time
+from mailspan.recipients import early_recipients, group, own_key
 from mailspan.record import Stamp
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Row(Struct, gc=False):
     original: str | None = None
     notice: bool = False
     is_plain: bool = False
+    delay: float | None = None  # by the stamps, where the log states none
 
 
 def row_order(row: Row) -> tuple[int, int, float, bool, str, str]:
@@ -89,7 +91,9 @@ def rows_of(transaction: Transaction) -> dict[str, list[Row]]:
         _add_expiries(transaction, rows)
     if transaction.mta == "sendmail":
         _add_originals(rows)
-    by_recipient = _by_recipient(rows)
+    elif transaction.mta == "exim":
+        _add_exim_facts(transaction, rows)
+    by_recipient = _by_recipient(rows) if transaction.mta != "exim" else group(sorted(rows, key=row_order))
     for recipient, found in by_recipient.items():
         if len(found) > 1 and any(row.notice for row in found):
             by_recipient[recipient] = [row for row in found if not row.notice] or found[-1:]
@@ -100,12 +104,16 @@ def rows_of(transaction: Transaction) -> dict[str, list[Row]]:
 
 def attempt_rows(transaction: Transaction) -> dict[str, list[Row]]:
     """Return the rows of the attempts alone, of each recipient in order."""
-    return _by_recipient(_rows_of_attempts(transaction))
+    return _by_recipient(_rows_of_attempts(transaction), transaction.mta)
 
 
-def recipient_key(recipient: str, attempt: Attempted | None) -> str:
+def recipient_key(recipient: str, attempt: Attempted | None, mta: str = "") -> str:
     """Return what tells the recipients of one transaction apart: the envelope where the MTA names it."""
-    return recipient if attempt is None or attempt.envelope_id is None else attempt.envelope_id
+    if attempt is None:
+        return recipient
+    if mta == "exim":
+        return own_key(recipient, attempt.original_recipient)
+    return recipient if attempt.envelope_id is None else attempt.envelope_id
 
 
 def _rows_of_attempts(transaction: Transaction) -> list[Row]:
@@ -146,11 +154,11 @@ def _plain_rows(transaction: Transaction) -> dict[str, list[Row]]:
     return {rows[0].recipient: rows} if len(rows) == 1 else _by_recipient(rows)
 
 
-def _by_recipient(rows: list[Row]) -> dict[str, list[Row]]:
+def _by_recipient(rows: list[Row], mta: str = "") -> dict[str, list[Row]]:
     rows.sort(key=row_order)
     by_recipient: dict[str, list[Row]] = {}
     for row in rows:
-        name = recipient_key(row.recipient, row.attempt)
+        name = recipient_key(row.recipient, row.attempt, mta)
         found = by_recipient.get(name)
         if found is None:
             by_recipient[name] = [row]
@@ -166,6 +174,28 @@ def _drop_answered(by_recipient: dict[str, list[Row]]) -> None:
         for rows in [rows for name, rows in by_recipient.items() if name not in loose]:
             for name in {rows[0].recipient, rows[0].original} & loose:
                 by_recipient.pop(str(name), None)
+
+
+def _add_exim_facts(transaction: Transaction, rows: list[Row]) -> None:
+    """Add the recipients that were not tried yet, and the delays that Exim leaves to its stamps."""
+    lines = transaction.lines
+    begin = min((lines[key] for key in transaction.births), key=instant, default=None)
+    if begin is None:
+        return
+    for row in rows:
+        if row.attempt is not None and row.attempt.delay_seconds is None and not row.notice:
+            row.delay = _seconds_between(begin, row.stamp)
+    for recipient in early_recipients(transaction, rows):
+        notice = Attempted((recipient,), "queued", "queued", pending=True)
+        rows.append(Row(recipient, "queued", "queued", begin, notice, notice=True))
+
+
+def _seconds_between(begin: Stamp, end: Stamp) -> float:
+    """Return how much time passed, in the precision that both stamps have."""
+    passed = float(end.second - begin.second)
+    if begin.digits and end.digits:
+        passed += (end.millisecond - begin.millisecond) / 1000
+    return max(0.0, round(passed, 3))
 
 
 def _add_originals(rows: list[Row]) -> None:
@@ -276,7 +306,7 @@ def delivery(row: Row) -> dict[str, Any]:
         "dsn": attempt.dsn,
         "code": attempt.code,
         "date": time_text(row.stamp),
-        "delay_seconds": attempt.delay_seconds,
+        "delay_seconds": attempt.delay_seconds if row.delay is None else row.delay,
     }
     if attempt.delays is not None:
         before, inside, connection, transmission = attempt.delays

@@ -28,6 +28,7 @@ from mailspan.deliveries import (
 from mailspan.event import Client
 from mailspan.grammar import REVISION
 from mailspan.queue_id import TIME_OF
+from mailspan.recipients import dropped_of_groups, is_bare
 from mailspan.record import Stamp
 from mailspan.transaction import Dropped, LineKey, Transaction, digest
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from mailspan.event import Refused
 
 Document = dict[str, Any]
+Link = dict[str, str | None]
 
 PAGE_RECIPIENTS = 500
 MAX_ID_CHARACTERS = 128
@@ -60,7 +62,7 @@ FIELDS: tuple[Field, ...] = (
     Field("id", "string", "host/queue_id, the birth second for IDs that hold no time; `~`: a fragment, `#`: a page"),
     Field("queue_id", "string or null", "as logged"),
     Field("host", "string", "the mail server that logged it, lower-cased"),
-    Field("mta", "string", "postfix, sendmail or opensmtpd"),
+    Field("mta", "string", "postfix, sendmail, exim or opensmtpd"),
     Field("kind", "string", "transaction, rejection or probe", "transaction"),
     Field("date", "time", "event time of the birth line; never changes"),
     Field("updated", "time", "event time of the last line that changed it"),
@@ -110,6 +112,7 @@ FIELDS: tuple[Field, ...] = (
 
 
 _PROBES = ("deliverable ", "undeliverable ")
+_FAILED = ("bounced", "expired")
 _PAGED = ("to", "recipients", "recipient_domains", "relays", "outcomes", "dsns", "deliveries")
 _NO_CLIENT = Client("")
 _NOTHING_DROPPED: Mapping[str, Dropped] = {}
@@ -120,7 +123,7 @@ def documents(transaction: Transaction) -> list[Document]:
     by_recipient = rows_of(transaction)
     if len(by_recipient) <= PAGE_RECIPIENTS:
         return [_document(transaction, by_recipient, by_recipient)]
-    names, dropped = _first_appearance(transaction, by_recipient), transaction.dropped or _NOTHING_DROPPED
+    names, dropped = _first_appearance(transaction, by_recipient), _dropped(transaction, by_recipient)
     page_count = -(-len(names) // PAGE_RECIPIENTS)
     pages: list[Document] = []
     for number in range(page_count):
@@ -136,6 +139,8 @@ def documents(transaction: Transaction) -> list[Document]:
 
 
 def _first_appearance(transaction: Transaction, by_recipient: dict[str, list[Row]]) -> list[str]:
+    if transaction.mta == "exim":
+        return list(by_recipient)  # by the names of groups
     names: dict[str, None] = {}
     for _, attempt in transaction.attempts:
         names.update(dict.fromkeys(attempt.recipients if attempt.envelope_id is None else (attempt.envelope_id,)))
@@ -162,8 +167,11 @@ def _document(transaction: Transaction, by_recipient: dict[str, list[Row]], show
     original = received.original_client if received is not None else None
     original = original or _NO_CLIENT
     links, controlling_user, is_probe, notes = _of_attempts(transaction)
+    if transaction.notices:
+        links += _kinds_of_notices(transaction, transaction.notices, by_recipient)
+        links.sort(key=_link_order)
     to, recipients, domains, relays, outcomes, dsns, deliveries = (
-        _of_recipients(shown, transaction.dropped or _NOTHING_DROPPED)
+        _of_recipients(shown, _dropped(transaction, by_recipient))
         if shown or not rejection
         else _of_refusal(transaction)
     )
@@ -208,13 +216,21 @@ def _document(transaction: Transaction, by_recipient: dict[str, list[Row]], show
         "notes": _notes(transaction, birth, known) + notes,
         "temporary": bool(refusals) and any(_is_temporary(refusal) for _, refusal in refusals or ()),
         "skipped_count": transaction.skipped_count,
-        "repeat_count": len(lines) - 1 if rejection else 0,
+        "repeat_count": len(transaction.births) - 1 if rejection else 0,
         "stage": refusals[0][1].stage if rejection and refusals else None,
         "session": transaction.session,
         "page": 0,
         "page_count": 1,
         "version": len(lines) * 65536 + REVISION,
     }
+
+
+def _dropped(transaction: Transaction, by_recipient: dict[str, list[Row]]) -> Mapping[str, Dropped]:
+    """Return what is known of the attempts that are not kept, by the names of `by_recipient`."""
+    dropped = transaction.dropped
+    if dropped is None:
+        return _NOTHING_DROPPED
+    return dropped if transaction.mta != "exim" else dropped_of_groups(by_recipient, dropped)
 
 
 def _attempt_count(transaction: Transaction, by_recipient: dict[str, list[Row]]) -> int:
@@ -234,7 +250,7 @@ def _sender(transaction: Transaction) -> str | None:
     return transaction.claimed_sender
 
 
-def _of_attempts(transaction: Transaction) -> tuple[list[dict[str, str | None]], str | None, bool, list[str]]:
+def _of_attempts(transaction: Transaction) -> tuple[list[Link], str | None, bool, list[str]]:
     """Return what the attempts say of the whole transaction: links, the controlling user, whether a probe, notes."""
     links = set(transaction.links) if transaction.links else set()
     notes: list[str] = []
@@ -254,17 +270,30 @@ def _of_attempts(transaction: Transaction) -> tuple[list[dict[str, str | None]],
             notes.append("ambiguous address")
         if not attempt.recipients and "recipients not logged" not in notes:
             notes.append("recipients not logged")
-    ordered = sorted(links, key=_link_order) if len(links) > 1 else links
-    return (
-        [{"kind": kind, "queue_id": queue_id, "host": host} for kind, queue_id, host in ordered],
-        user,
-        is_probe,
-        notes,
-    )
+    found: list[Link] = [{"kind": kind, "queue_id": queue_id, "host": host} for kind, queue_id, host in links]
+    if len(found) > 1:
+        found.sort(key=_link_order)
+    return found, user, is_probe, notes
 
 
-def _link_order(link: tuple[str, str, str | None]) -> tuple[str, str, str]:
-    return link[0], link[1], link[2] or ""
+def _kinds_of_notices(
+    transaction: Transaction, notices: list[tuple[LineKey, str]], by_recipient: dict[str, list[Row]]
+) -> list[Link]:
+    """Exim logs a bounce and a notice of delay alike: it is one of delay where nothing had failed by its second."""
+    failed = [row.stamp.second for rows in by_recipient.values() for row in rows if row.outcome in _FAILED]
+    first = min(failed, default=None)
+    return [
+        {
+            "kind": "delay_notice" if first is None or first > transaction.lines[key].second else "bounce",
+            "queue_id": queue_id,
+            "host": transaction.host,
+        }
+        for key, queue_id in notices
+    ]
+
+
+def _link_order(link: Link) -> tuple[str, str, str]:
+    return link["kind"] or "", link["queue_id"] or "", link["host"] or ""
 
 
 class _Names:
@@ -278,6 +307,7 @@ class _Names:
 
     def add(self, row: Row) -> None:
         self.outcomes[row.outcome] = None
+        self.recipients[row.recipient.casefold()] = None
         if row.original is not None:
             self.recipients[row.original.casefold()] = None
         attempt = row.attempt
@@ -312,6 +342,9 @@ def _of_recipients(
         folded = rows[-1].recipient.casefold()
         names.recipients[folded] = None
         deliveries[f"{rows[-1].outcome} {folded}"] = None
+        original = rows[-1].original
+        if original is not None and is_bare(name):  # it is looked for by whom the mail was for
+            deliveries[f"{rows[-1].outcome} {original.casefold()}"] = None
         if len(rows) > FIRST_ATTEMPTS + LAST_ATTEMPTS or name in dropped:
             first, last = rows[:FIRST_ATTEMPTS], rows[-LAST_ATTEMPTS:]
             for row in first:
@@ -404,6 +437,8 @@ def _outcome(transaction: Transaction, by_recipient: dict[str, list[Row]]) -> st
         return "rejected"
     if transaction.aborted or (transaction.received is not None and _came_to_nothing(transaction)):
         return "aborted"
+    if transaction.closed_by == "completed" and transaction.mta == "exim":
+        return "unknown"  # how it was delivered stands in lines that were not seen, or not logged
     if transaction.queued or transaction.mta == "sendmail":
         return "queued" if transaction.births or transaction.queued else "unknown"
     return "aborted" if transaction.births and not transaction.child else "unknown"
@@ -467,4 +502,6 @@ def _notes(transaction: Transaction, birth: Stamp | None, known: int | None) -> 
 
 
 def _is_temporary(refusal: Refused) -> bool:
-    return (refusal.code is not None and refusal.code < 500) or (refusal.dsn or "").startswith("4.")  # noqa: PLR2004
+    if refusal.code is not None and refusal.code < 500:  # noqa: PLR2004
+        return True
+    return refusal.temporary or (refusal.dsn or "").startswith("4.")

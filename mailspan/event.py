@@ -35,6 +35,13 @@ class Received(Struct, gc=False, array_like=True, omit_defaults=True):
     original_queue_id: str | None = None  # the ID of this mail at the filter's other side (XFORWARD)
     requeued_from: str | None = None  # the ID before `postsuper -r`
     truncated: bool = False  # the MTA cut a value of this line
+    subject: str | None = None
+    helo: str | None = None
+    tls: str | None = None
+    recipients: tuple[str, ...] = ()  # whom it is for, as the client said: those not tried yet are queued
+    bounce_of: str | None = None  # the ID of the mail that this one is a notice about
+    delay_notice: bool = False  # that notice says that the mail is late, not that it failed
+    queued: bool = False  # this line comes after the end of data: the mail is in the queue
 
 
 class Identified(Struct, gc=False):
@@ -115,6 +122,7 @@ class Refused(Struct, gc=False, array_like=True, omit_defaults=True):
     sasl_username: str | None = None
     subject: str | None = None
     ambiguous: bool = False  # the line can be read in another way, too: its texts are the client's
+    temporary: bool = False  # the MTA's words say so, where no code does
 
 
 class Inspected(Struct, gc=False, array_like=True, omit_defaults=True):
@@ -127,6 +135,15 @@ class Inspected(Struct, gc=False, array_like=True, omit_defaults=True):
     helo: str | None = None
     protocol: str | None = None
     subject: str | None = None
+    message_id: str | None = None
+
+
+class Skipped(Struct, gc=False):
+    """A queue run passed a recipient by: the time to try again had not come."""
+
+    recipient: str
+    status: str
+    original_recipient: str | None = None
 
 
 class Expired(Struct, gc=False):
@@ -243,6 +260,7 @@ Event = (
     | Attempted
     | Refused
     | Inspected
+    | Skipped
     | Expired
     | Closed
     | Held

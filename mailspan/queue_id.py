@@ -1,6 +1,7 @@
 """Queue IDs: which forms there are, and the time that some of them hold.
 
-Pure. Sources: Sendmail queue.c assign_queueid (gmtime, base 60), Postfix src/global/mail_queue.h (long IDs, base 52).
+Pure. Sources: Sendmail queue.c assign_queueid (gmtime, base 60), Postfix src/global/mail_queue.h (long IDs, base 52),
+Exim spec.xfpt "Message identification" (base 62).
 A decoded time is UTC epoch seconds; None means that the ID holds none.
 """
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _BASE_60 = {c: i for i, c in enumerate("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx")}
 _BASE_52 = {c: i for i, c in enumerate("0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz")}
+_BASE_62 = {c: i for i, c in enumerate("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")}
 
 POSTFIX_SHORT = r"[0-9A-F]{6,25}"
 # At least 6 characters of seconds, 4 of microseconds, "z", the inode in base 51 (all of base 52 but "z").
@@ -25,7 +27,12 @@ POSTFIX = f"(?:{POSTFIX_SHORT}|{POSTFIX_LONG})"
 NONE = r"(?!)"  # OpenSMTPD's messages do not begin with one
 SENDMAIL = r"(?:[0-9A-Za-x]{6,8}[0-9]{5,10}|[A-X][A-Z]{2}[0-9]{5})"
 
+# 4.97 and later: 6 of time, 11 of PID, 4 of the fraction; before: 6, 6, 2 [spec.xfpt "Message identification"].
+EXIM = r"[0-9A-Za-z]{6}-(?:[0-9A-Za-z]{6}-[0-9A-Za-z]{2}|[0-9A-Za-z]{11}-[0-9A-Za-z]{4})"
+
 _POSTFIX_LONG = re.compile(POSTFIX_LONG)
+_EXIM = re.compile(EXIM)
+_BASE_36_TIME = re.compile(r"[F-Z][0-9A-Z]{5}")
 _POSTFIX = re.compile(POSTFIX)
 _SENDMAIL = re.compile(SENDMAIL)
 _SENDMAIL_TIMED = re.compile(r"[0-9A-Za-x]{7,8}[0-9]{5,10}")
@@ -89,6 +96,27 @@ def sendmail_time(queue_id: str) -> int | None:
     return calendar.timegm((year, month + 1, day, hour, minute, second))
 
 
+def exim_time(queue_id: str) -> int | None:
+    """Return the second that an Exim ID holds: `1sFUlr-000rus-Io` is 2024-06-07 08:16:23.
+
+    Exim counts in base 36, digits and capitals, where file names have no case (macOS, Cygwin: globals.c
+    base62_chars). The two cannot be mixed up: base 62 begins with 0 to 2 until 2057, base 36 since 1999 with a letter.
+    """
+    if not _EXIM.fullmatch(queue_id):
+        return None
+    time = queue_id[:6]
+    if time[0] in "012":
+        base = 62
+    elif _BASE_36_TIME.fullmatch(time):
+        base = 36
+    else:
+        return None
+    second = 0
+    for character in time:
+        second = second * base + _BASE_62[character]
+    return second
+
+
 def no_time(_queue_id: str) -> None:
     """OpenSMTPD's message IDs are random (queue_backend.c queue_generate_msgid)."""
 
@@ -96,6 +124,7 @@ def no_time(_queue_id: str) -> None:
 TIME_OF: dict[str, Callable[[str], int | None]] = {
     "postfix": postfix_time,
     "sendmail": sendmail_time,
+    "exim": exim_time,
     "opensmtpd": no_time,
 }
 """The reader of the time in a queue ID, by MTA."""

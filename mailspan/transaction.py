@@ -85,6 +85,7 @@ class Transaction(Struct, array_like=True, omit_defaults=True):
     dropped: dict[str, Dropped] | None = None  # by recipient, as deliveries.recipient_key names it
     trim_at: int = 64  # look again whether attempts can be dropped when there are so many
     urgent: bool = False  # what changed is more than a new line: an attempt, a refusal, the end
+    notices: list[tuple[LineKey, str]] | None = None  # mails about this one, of a kind that the log does not say
 
     def key_of(self, line: tuple[int, str]) -> LineKey:
         """Return the key under which this transaction knows a line."""

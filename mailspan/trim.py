@@ -39,7 +39,7 @@ def trim(transaction: Transaction) -> None:
             kept.append((key, attempt))
             continue
         for recipient in attempt.recipients:
-            name = recipient_key(recipient, attempt)
+            name = recipient_key(recipient, attempt, transaction.mta)
             dropped[name] = _add(dropped.get(name, Dropped()), attempt)
     transaction.attempts = kept
     transaction.dropped = dropped or None

@@ -178,6 +178,8 @@ class Assembler:
         key: LineKey = line
         transaction = host.transactions.get(queue_id)
         if transaction is None:
+            if queue_id[0] == "~":
+                return "rejection"  # more about a refusal that was not kept
             transaction = self._begin(host, record, queue_id, None)
         else:
             if isinstance(transaction, bytes):
@@ -187,7 +189,7 @@ class Assembler:
             if key in transaction.lines or transaction.earlier is not None:
                 known = _holder(transaction, line)
                 if known is not None:
-                    self._sharpen(known, line, stamp)
+                    self._came_again(host, known, line, record)
                     return "duplicate"
             if kind in _BIRTHS and _is_new(transaction, event, second):
                 transaction = self._begin(host, record, queue_id, transaction)
@@ -224,27 +226,58 @@ class Assembler:
     def _reject(self, host: _Host, record: Record, event: Refused) -> str | None:
         """Keep a refusal without a queue ID as a transaction of its own; the same by another process is a repeat."""
         key = digest((record.stamp.second, record.text))
-        line = (record.stamp.second, f"{record.source.process}: {record.text}")
+        line = (record.stamp.second, f"{sessions.teller_of(record)}: {record.text}")
         queue_id = f"~{key.hex()}"
         transaction = host.find(queue_id)
         if transaction is None:
             transaction = self._begin(host, record, queue_id, None)
-            session = sessions.find_or_begin(host.sessions, record)
-            host.sessions_changed = True
             rejected(transaction, line, event)
-            transaction.session, transaction.closed_at = sessions.name_of(record, session), host.clock
-            sessions.enter(session, transaction)
-            if event.client is None:
-                event.client = session.known_client()
+            transaction.closed_at = host.clock
+            if sessions.has_key(record):
+                session = sessions.of_refusal(host.sessions, record, event.client)
+                host.sessions_changed = True
+                transaction.session = sessions.name_of(record, session)
+                sessions.enter(session, transaction)
+                if event.client is None:
+                    event.client = session.known_client()
             host.look_again(queue_id, host.clock + LINGER_CLOSED_SECONDS)
         elif _holder(transaction, line) is not None:
             self._sharpen(transaction, line, record.stamp)
+            return "duplicate"
+        elif record.source.mta == "exim" and self._is_copy(host, transaction, record, line):
             return "duplicate"
         known_as = transaction.key_of(line)
         transaction.lines[known_as] = record.stamp
         transaction.births.append(known_as)
         self._mark(transaction)
         return None
+
+    def _is_copy(self, host: _Host, transaction: Transaction, record: Record, line: tuple[int, str]) -> bool:
+        """Whether a refusal is the same as one known, by another of Exim's logs: its own need not name the process.
+
+        The line that names it is kept, so that the copies may come in either order.
+        """
+        if not record.source.pid:
+            known = min(transaction.births, key=lambda key: transaction.lines[key].second)
+            stamp = transaction.lines[known]
+            if _is_finer(record.stamp, stamp):
+                transaction.lines[known] = record.stamp
+                self._mark(transaction)
+            return True
+        unnamed = transaction.key_of((line[0], f": {record.text}"))
+        if unnamed not in transaction.lines:
+            return False
+        key = transaction.key_of(line)
+        stamp = transaction.lines.pop(unnamed)
+        transaction.lines[key] = record.stamp if _is_finer(record.stamp, stamp) else stamp
+        transaction.births = [key if birth == unnamed else birth for birth in transaction.births]
+        transaction.refusals = [(key if k == unnamed else k, refusal) for k, refusal in transaction.refusals or ()]
+        if isinstance(record.event, Refused):
+            session = sessions.of_refusal(host.sessions, record, record.event.client)
+            host.sessions_changed = True
+            transaction.session = sessions.name_of(record, session)
+        self._mark(transaction)
+        return True
 
     def _note_gap(self, host: _Host, record: Record) -> None:
         """Lines of this host are missing: whatever is open may lack some of its own."""
@@ -437,11 +470,18 @@ class Assembler:
                 transaction.changed = True
                 self._changed.append(transaction)
 
+    def _came_again(self, host: _Host, known: Transaction, line: tuple[int, str], record: Record) -> None:
+        """The same line again: its stamp may be the finer one, for the mail that a notice is about, too."""
+        self._sharpen(known, line, record.stamp)
+        event = record.event
+        if isinstance(event, Received) and event.bounce_of is not None:
+            self._tell_parent(host, known, record, event.bounce_of)
+
     def _sharpen(self, transaction: Transaction, line: tuple[int, str], stamp: Stamp) -> None:
         """The same line again: of two stamps the finer one wins, of two equally fine ones the earlier."""
         key = transaction.key_of(line)
         known = transaction.lines[key]
-        if stamp.digits > known.digits or (stamp.digits == known.digits and stamp.millisecond < known.millisecond):
+        if _is_finer(stamp, known):
             transaction.lines[key] = stamp
             self._mark(transaction)
 
@@ -496,7 +536,7 @@ class Assembler:
         """Add what the client's session knows; tell the old ID of a requeued mail its new one."""
         event = record.event
         session = sessions.find(host.sessions, record)
-        if session is not None:
+        if session is not None and transaction.mta != "exim":  # whose birth lines say it all themselves
             sessions.enter(session, transaction)
         if isinstance(event, Received) and event.requeued_from:
             parent = host.find(event.requeued_from)
@@ -504,6 +544,21 @@ class Assembler:
                 parent.lines[parent.key_of(line)] = record.stamp
                 parent.add_link("requeued_as", transaction.queue_id, host.name)
                 self._touch(host, parent)
+        if isinstance(event, Received) and event.bounce_of is not None:
+            self._tell_parent(host, transaction, record, event.bounce_of)
+
+    def _tell_parent(self, host: _Host, transaction: Transaction, record: Record, parent_id: str) -> None:
+        """Tell a mail the notice about it; the line names the notice, too: two of one second may read alike."""
+        event = record.event
+        named = (record.stamp.second, f"{transaction.queue_id} {record.text}")
+        parent = self._child(host, parent_id, record, named)
+        if parent is None or not isinstance(event, Received):
+            return
+        if event.delay_notice:
+            parent.add_link("delay_notice", transaction.queue_id, host.name)
+        else:
+            parent.notices = [*(parent.notices or ()), (parent.key_of(named), transaction.queue_id)]
+        self._touch(host, parent)
 
 
 _AFTER: dict[type, Callable[[Assembler, _Host, Transaction, Record, tuple[int, str]], None]] = {
@@ -514,6 +569,15 @@ _AFTER: dict[type, Callable[[Assembler, _Host, Transaction, Record, tuple[int, s
     Enveloped: Assembler.after_birth,
 }
 """What an event of one transaction does to others, or to the time at which it is forgotten."""
+
+
+def _is_finer(stamp: Stamp, known: Stamp) -> bool:
+    """Whether a stamp says more than that of another copy of its line; of two that say as much, the earlier does."""
+    if stamp.digits != known.digits:
+        return stamp.digits > known.digits
+    if stamp.guessed != known.guessed:
+        return known.guessed
+    return stamp.millisecond < known.millisecond
 
 
 def _holder(transaction: Transaction | None, line: tuple[int, str]) -> Transaction | None:

@@ -17,14 +17,20 @@ if TYPE_CHECKING:
     from mailspan.transaction import LineKey, Transaction
 
 
+_EARLY_MTAS = frozenset({"sendmail", "exim"})
+
+
 def _at_reception(transaction: Transaction, key: LineKey) -> None:
-    """Count a line as a birth line where the MTA logs it before its birth line proper: Sendmail, up to `from=`."""
-    if transaction.mta == "sendmail":
+    """Count a line as a birth line where it comes before the birth line proper, or in its place.
+
+    Sendmail logs what happens up to its `from=`; Exim gives an ID to a mail that it then refuses, and no `<=`.
+    """
+    if transaction.mta in _EARLY_MTAS and not transaction.rejection:
         transaction.births.append(key)
 
 
 def received(transaction: Transaction, key: LineKey, event: events.Received) -> None:
-    """A birth line: Postfix's client= or pickup, Sendmail's from=."""
+    """A birth line: Postfix's client= or pickup, Sendmail's from=, Exim's `<=`."""
     transaction.births.append(key)
     transaction.received = event
     if transaction.mta == "opensmtpd":
@@ -47,6 +53,20 @@ def received(transaction: Transaction, key: LineKey, event: events.Received) -> 
         transaction.add_link("original", event.original_queue_id, None)
     if event.requeued_from:
         transaction.add_link("requeued_from", event.requeued_from, transaction.host)
+    if event.queued:
+        _received_whole(transaction, event)
+
+
+def _received_whole(transaction: Transaction, event: events.Received) -> None:
+    """What a birth line says that is logged after the end of data."""
+    transaction.queued = True
+    for name in ("subject", "helo", "tls"):
+        value = getattr(event, name)
+        if value is not None:
+            setattr(transaction, name, value)
+    if event.bounce_of is not None:
+        transaction.child = True
+        transaction.add_link("original" if event.delay_notice else "bounce_of", event.bounce_of, transaction.host)
 
 
 def identified(transaction: Transaction, key: LineKey, event: events.Identified) -> None:
@@ -93,6 +113,13 @@ def attempted(transaction: Transaction, key: LineKey, event: events.Attempted) -
         transaction.claimed_sender = event.sender  # rules may rewrite it for the relay: the envelope's wins
 
 
+def skipped(transaction: Transaction, key: LineKey, event: events.Skipped) -> None:
+    """A queue run passed a recipient by. It is queued as far as nothing else is known of it."""
+    transaction.skipped_count += 1
+    notice = events.Attempted((event.recipient,), event.status, "queued", event.original_recipient, pending=True)
+    transaction.attempts.append((key, notice))
+
+
 def refused(transaction: Transaction, key: LineKey, event: events.Refused) -> None:
     """A recipient, or the whole mail, was refused in the SMTP dialogue."""
     if transaction.refusals is None:
@@ -122,6 +149,8 @@ def _seen_in_dialogue(transaction: Transaction, event: events.Refused | events.I
         transaction.protocol = event.protocol
     if event.subject is not None:
         transaction.subject = event.subject
+    if isinstance(event, events.Inspected) and event.message_id is not None:
+        transaction.message_id = event.message_id
 
 
 _HOLDS = frozenset({"hold", "milter-hold", "milter-header-hold"})
@@ -203,6 +232,7 @@ EFFECTS: dict[type, Callable[[Transaction, LineKey, Any], None]] = {
     events.Queued: queued,
     events.Enveloped: enveloped,
     events.Attempted: attempted,
+    events.Skipped: skipped,
     events.Refused: refused,
     events.Inspected: inspected,
     events.Expired: expired,

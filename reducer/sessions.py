@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MAX_SESSIONS = 16384
 _MAX_TEXTS = 256  # of one second of one process
 _TWICE_SECONDS = 60
+_SILENT_SECONDS = 3600
 
 
 class Session(Struct, array_like=True, omit_defaults=True):
@@ -84,6 +85,37 @@ def find_or_begin(sessions: Sessions, record: Record) -> Session:
     """Return the session of a record; its first line was not seen where there is none."""
     session = find(sessions, record)
     return session if session is not None else _begin(sessions, record, "")
+
+
+def has_key(record: Record) -> bool:
+    """Whether the record says which connection it is about. Exim's own logs name no process unless told to."""
+    return bool(record.session or record.source.pid or record.source.mta != "exim")
+
+
+def teller_of(record: Record) -> str:
+    """Return what tells equal refusals of one second apart: who logged them. Exim goes by several names at once."""
+    return record.source.pid if record.source.mta == "exim" else record.source.process
+
+
+def of_refusal(sessions: Sessions, record: Record, client: Client | None) -> Session:
+    """Return the session of a refusal.
+
+    Exim logs neither the beginning nor the end of connections unless told to: another client, or an hour without a
+    refusal, is then another connection.
+    """
+    if record.source.mta != "exim":
+        return find_or_begin(sessions, record)
+    session = find(sessions, record)
+    if session is not None:
+        known = session.client
+        is_other = known is not None and client is not None and known.ip != client.ip
+        if is_other or abs(record.stamp.second - session.last) > _SILENT_SECONDS:
+            session = None
+    if session is None:
+        session = _begin(sessions, record, "")
+    session.client = client or session.client
+    session.last = record.stamp.second
+    return session
 
 
 def apply(sessions: Sessions, record: Record) -> str | None:

@@ -106,6 +106,7 @@ def _with_digests(transaction: Transaction) -> Transaction:
         refusals=_with_keys(transaction.refusals) if transaction.refusals else None,
         inspections=_with_keys(transaction.inspections) if transaction.inspections else None,
         expiries=_with_keys(transaction.expiries) if transaction.expiries else None,
+        notices=_with_keys(transaction.notices) if transaction.notices else None,
         earlier=earlier,
         packed=True,
     )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
 from tests.fact import Fact, Json, UnknownKeyError, strip_brackets
-from tests.fact_checks_of_recipients import OUTCOMES_OF_STATUS, check_recipient, entries_of
+from tests.fact_checks_of_recipients import OUTCOMES_OF_STATUS, check_recipient, entries_of, says_expired
 
 FROM_PARENT = frozenset({"bounce", "delay_notice", "receipt"})
 # The contract has no kind for the way back from a delay notice or a receipt: the assembler says `original`.
@@ -76,7 +76,7 @@ def _client(expected: Json, document: Json) -> Iterator[Fact]:
     elif expected["mta"] == "opensmtpd":
         yield Fact("client", "local", found, found == "local")
     else:
-        # Sendmail's submission program hands the mail to the server over the loopback.
+        # Sendmail's submission program hands the mail to the server over the loopback; Exim names the user.
         local = r"\S+@localhost|localhost \[(127\.0\.0\.1|::1)\]"
         yield Fact("client", local, found, re.fullmatch(local, found or "") is not None)
 
@@ -119,7 +119,8 @@ def _end(expected: Json, document: Json) -> Iterator[Fact]:
         raise UnknownKeyError(f"status {sorted(unknown)}")
     worst = max(statuses, key=WORSE.index)
     found = document["outcome"]
-    yield Fact("outcome", worst, found, found in OUTCOMES_OF_STATUS[worst])
+    expired = worst == "bounced" and found == "expired" and any(map(says_expired, document["to"]))
+    yield Fact("outcome", worst, found, found in OUTCOMES_OF_STATUS[worst] or expired)
     if not statuses & {"held", "deferred"}:
         yield Fact("state", "closed", document["state"], document["state"] == "closed")
 

@@ -31,17 +31,35 @@ LOAD = "load.expected_transactions.jsonl.xz"
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One server of the lab: its log, and the file with what is known of its mail."""
+    """One server of the lab: its log, the file with what is known of its mail, and how else the log is to be read.
+
+    `others` are further logs of the same events, `arguments` what tells the command what they do not say themselves.
+    """
 
     name: str
     log: str
     expectations: str
+    others: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ("--zone", "UTC", "--year", "2026")
+    mta: str = ""
+
+    @property
+    def label(self) -> str:
+        """The host's name, and its logs where it has several."""
+        return "+".join((self.log, *self.others)) if self.others else self.name
 
 
+# Stamps with their zone by the server's own log, without one, in UTC, by syslog. No --year: the IDs hold it.
+STORE = ("--zone", "UTC", "--log-host", "store")
+STORE2 = ("--zone", "UTC", "--log-host", "store2")
 HOSTS = (
     Host("edge1", "edge1.mail.log", MIXED),
     Host("edge2", "edge2.mail.log", MIXED),
     Host("relay", "relay.mail.log", MIXED),
+    Host("store", "store.exim-mainlog", MIXED, ("store.exim-rejectlog",), STORE, "exim"),
+    Host("store2", "store2.exim-mainlog", MIXED, ("store2.exim-rejectlog",), STORE2, "exim"),
+    Host("store2", "store2.mail.log", MIXED, mta="exim"),
+    Host("store2", "store2.mail.log", MIXED, ("store2.exim-mainlog", "store2.exim-rejectlog"), STORE2, "exim"),
     Host("osm", "osm.mail.log", MIXED),
     Host("bulk1", "bulk1.mail.log.xz", LOAD),
     Host("bulk2", "bulk2.mail.log.xz", LOAD),
@@ -73,10 +91,11 @@ def expectations(host: Host) -> list[Json]:
         return [one for one in stated if one["host"] == host.name]
 
 
-def parse(log: Path) -> list[Json]:
-    """Run `mailspan parse` on a log and return its documents; raises when it fails."""
-    command = [sysconfig.get_path("scripts") + "/mailspan", "parse"]
-    answer = subprocess.run([*command, "--zone", "UTC", "--year", "2026", str(log)], check=True, capture_output=True)
+def parse(host: Host) -> list[Json]:
+    """Run `mailspan parse` on a host's logs and return its documents; raises when it fails."""
+    command = [sysconfig.get_path("scripts") + "/mailspan", "parse", *host.arguments]
+    logs = [str(CORPUS / log) for log in (host.log, *host.others)]
+    answer = subprocess.run([*command, *logs], check=True, capture_output=True)
     return [json.loads(line) for line in answer.stdout.splitlines()]
 
 
@@ -115,7 +134,7 @@ def check_documents(stated: Iterable[Json], found: Mapping[str, Sequence[Json]])
 
 def check_host(host: Host) -> Report:
     """Parse one host's log and compare it with what is known of its mail."""
-    found = by_queue_id(parse(CORPUS / host.log), host.name)
+    found = by_queue_id(parse(host), host.name)
     return check_documents(expectations(host), found)
 
 

@@ -22,6 +22,7 @@ KINDS = [
     Options(2000, mta="sendmail", hosts=2),
     Options(2000, mta="sendmail", time="iso"),
     Options(2000, mta="opensmtpd", hosts=2, time="iso"),
+    Options(2000, mta="exim"),
 ]
 
 
@@ -44,6 +45,12 @@ def test_truth_counts_the_lines(options: Options) -> None:
     lines, truth = lines_of(options)
     text = "".join(lines)
     assert truth.lines == len(lines) >= options.lines
+    if options.mta == "exim":
+        assert truth.rejections == text.count("> rejected RCPT <")
+        assert (truth.bounced, truth.deferrals) == (text.count(" ** "), text.count(" == "))
+        assert truth.sent == text.count(" => ") == truth.attempts - truth.bounced - truth.deferrals
+        assert truth.transactions == text.count(" <= ") == text.count(" Completed\n")
+        return
     assert truth.rejections == text.count(": NOQUEUE: reject:") + text.count(" smtp failed-command ")
     attempts = text.count(": to=<") + text.count(" delivery evpid=")
     assert truth.attempts == attempts == truth.sent + truth.bounced + truth.deferrals

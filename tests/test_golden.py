@@ -91,8 +91,9 @@ def with_foreign_lines(case: golden.Case) -> Iterator[bytes]:
         hosts.add(record.host)
         stamp = format_time(record.stamp.second, 0)
         if record.queue_id is not None:
-            program = {"postfix": "postfix/qmgr", "sendmail": "sendmail", "opensmtpd": "smtpd"}[record.mta]
-            yield f"{stamp} foreign.example.net {program}[9]: {record.text}".encode()
+            tag = {"postfix": "postfix/qmgr[9]: ", "sendmail": "sendmail[9]: ", "opensmtpd": "smtpd[9]: "}
+            tag["exim"] = f"exim[9]: {record.queue_id} "
+            yield f"{stamp} foreign.example.net {tag[record.mta]}{record.text}".encode()
             yield (
                 f"{stamp} foreign.example.net postfix/smtp[9]: {record.queue_id}: to=<alien@example.net>, "
                 f"relay=alien.example.net[192.0.2.99]:25, delay={number}, delays=0/0/0/0, dsn=5.0.0, status=bounced (no)"

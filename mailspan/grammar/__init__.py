@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from mailspan import queue_id as ids
 from mailspan.event import Gap, Linked, Refused, Remarked
 from mailspan.event_time import Calendar, Survey, TimeSettings, read_timestamp
-from mailspan.grammar import opensmtpd, postfix, sendmail, syslog
+from mailspan.grammar import exim, opensmtpd, postfix, sendmail, syslog
+from mailspan.grammar.exim_lines import EximLines, find_id
 from mailspan.record import Ignored, Record, Source, Stamp, Unparsed
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 KINDS: dict[str, tuple[LineKind, ...]] = {
     "postfix": postfix.KINDS,
     "sendmail": sendmail.KINDS,
+    "exim": exim.KINDS,
     "opensmtpd": opensmtpd.KINDS,
 }
 """All line kinds, by MTA."""
@@ -48,10 +50,6 @@ _LOST = re.compile(
     r"|imuxsock lost \d+ messages)"
 )
 _LOGGERS = frozenset({"rsyslogd", "syslog-ng", "systemd-journald", "journal", "syslogd"})
-_UNSUPPORTED = {"exim": "exim", "exim4": "exim"}
-# Exim's own log files have neither host nor program: `2026-11-23 07:55:08 1xVOtK-00001g-0v <= …`.
-_EXIM_OWN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)? (?:[+-][0-9]{4} )?")
-_EXIM = Ignored("exim not supported")
 _LEVELS = ("warning: ", "error: ", "fatal: ", "panic: ")
 
 
@@ -81,6 +79,7 @@ class _Head:
 _IS_POSTFIX = ids.IdForm(ids.POSTFIX)
 _IS_SENDMAIL = ids.IdForm(ids.SENDMAIL)
 _IS_NONE = ids.IdForm(ids.NONE)
+_IS_EXIM = ids.IdForm(ids.EXIM)
 
 
 def _find_program(tag: str) -> _Program | Ignored:
@@ -98,8 +97,8 @@ def _find_program(tag: str) -> _Program | Ignored:
         return _Program("sendmail", tag, sendmail.QUEUED_FALLBACK, sendmail.FALLBACK, _IS_SENDMAIL)
     if tag in opensmtpd.PROGRAMS:
         return _Program("opensmtpd", tag, opensmtpd.RULES, opensmtpd.RULES, _IS_NONE)
-    if tag in _UNSUPPORTED:
-        return Ignored(f"{_UNSUPPORTED[tag]} not supported")
+    if exim.is_program(tag):
+        return _Program("exim", tag, exim.QUEUED_FALLBACK, exim.FALLBACK, _IS_EXIM)
     return _FOREIGN
 
 
@@ -164,6 +163,7 @@ class Parser:
         self._aliases = host_aliases or {}
         self._zones: dict[str, tzinfo] = {self._aliases.get(host, host): zone for host, zone in settings.host_zones}
         self._calendar = Calendar(settings)
+        self._exim = EximLines(self._aliases.get(self._default_host, self._default_host), self._zone, self._bound)
         self._programs: dict[str, _Program | Ignored] = {}
         self._hosts: dict[str, str] = {}
         self._stamps: dict[str, Stamp] = {}  # by "Nov 23 07:55:08 ", of two minutes at most
@@ -193,6 +193,8 @@ class Parser:
             if not isinstance(program, Ignored):
                 queue_id = header.message.partition(": ")[0]
                 queue_id = queue_id if program.is_id[queue_id] else None
+                if program.mta == "exim":
+                    queue_id = find_id(header.message)
                 known = ids.TIME_OF[program.mta](queue_id) if queue_id is not None else None
             survey.add(header.wall, zone, queue_id, known)
             if survey.is_sure:
@@ -215,6 +217,7 @@ class Parser:
             self._stamps.clear()
             self._moments.clear()
             self._minute_text = ""
+            self._exim.forget_stamps()
 
     def parse(self, line: str) -> Record | Ignored | Unparsed:
         """Read one line without its end, LF or CR LF. Any text may come in: nothing is raised for what a log says.
@@ -298,10 +301,11 @@ class Parser:
         line = line.rstrip("\r\n")
         if not line.strip("\0 \t"):
             return _EMPTY
+        own = self._exim.read_own(line)
+        if own is not None:
+            return own
         header = syslog.split(line)
         if isinstance(header, str):
-            if _EXIM_OWN.match(line):
-                return _EXIM
             return _REPEATED if header == "repeated" else Unparsed("", header)
         host = self._host(header.host)
         if header.program in _LOGGERS and _LOST.search(header.message):
@@ -311,6 +315,12 @@ class Parser:
             program = _find_program(header.program)
             if len(self._programs) < MAX_NAMES:
                 self._programs[header.program] = program
+        if not isinstance(program, Ignored) and program.mta == "exim":
+            return self._exim.read_syslog(
+                header.message,
+                _source(header, host, program),
+                lambda queue_id: self._place(header, host, "exim", queue_id, ""),
+            )
         plain = header.wall is not None and not header.fraction and not self._zones and line[15:16] == " "
         if header.host is not None:
             begin = line.partition(": ")[0]
