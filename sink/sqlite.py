@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import orjson
 
 from mailspan.errors import StoreError
+from sink.fragments import family_of, is_fragment, joined, mail_of, says_all_of
 from sink.sqlite_facets import CountKey, Facets, counts_of, facets_of
 from sink.sqlite_schema import (
     LARGEST_DATE_MS,
@@ -98,8 +99,9 @@ class SqliteStore:
         """Keep documents, open-transaction snapshots and file positions in one transaction; None deletes a key.
 
         Of one id the highest version stays; documents of `withdrawn` ids, and their pages, are deleted first, for
-        their transactions have another id now. A document older than the last `mailspan retention` keeps is left out:
-        it must not bring a deleted day back. `encoded` holds the documents' JSON in the same order,
+        their transactions have another id now. A fragment is not kept where a fuller document of its queue ID says all
+        that it says. A document older than the last `mailspan retention` keeps is left out: it must not bring a deleted
+        day back. `encoded` holds the documents' JSON in the same order,
         where the caller has it already. Raises StoreError; then nothing of this commit was kept.
         """
         payloads = [orjson.dumps(document) for document in documents] if encoded is None else encoded
@@ -108,7 +110,9 @@ class SqliteStore:
                 self._withdraw(withdrawn)
             since_ms = kept_since(self._connection)
             old = set() if since_ms is None else {n for n, each in enumerate(documents) if _ms(each["date"]) < since_ms}
-            kept = self._newer(documents, old)
+            stored = self._stored(documents)
+            kept = self._newer(documents, stored, old)
+            self._drop_fragments(documents, kept, stored)
             self._replace(documents, payloads, kept)
             self._change("state", state_changes)
             self._change("inputs", input_changes)
@@ -122,16 +126,20 @@ class SqliteStore:
         """Return the file positions by key. Raises StoreError."""
         return self._load("inputs")
 
-    def _newer(self, documents: Sequence[Document], left_out: set[int]) -> dict[str, tuple[int, int | None]]:
+    def _stored(self, documents: Sequence[Document]) -> dict[str, tuple[int, int]]:
+        """Return version and place of what is stored under the ids of `documents`, or of the same queue IDs."""
+        names = {family_of(document["id"]) or document["id"] for document in documents}
+        rows = self._connection.execute(
+            "SELECT d.id, d.version, d.place FROM json_each(?) AS wanted"
+            " CROSS JOIN documents AS d ON d.id >= wanted.value AND d.id < wanted.value || char(127)",
+            (orjson.dumps(list(names)),),
+        )
+        return {id_: (version, place) for id_, version, place in rows}
+
+    def _newer(
+        self, documents: Sequence[Document], stored: Mapping[str, tuple[int, int]], left_out: set[int]
+    ) -> dict[str, tuple[int, int | None]]:
         """Return, of each id that must be written, the index of its highest version and the place of the old row."""
-        stored = {
-            id_: (version, place)
-            for id_, version, place in self._connection.execute(
-                "SELECT d.id, d.version, d.place FROM json_each(?) AS wanted"
-                " CROSS JOIN documents AS d ON d.id = wanted.value",
-                (orjson.dumps([document["id"] for document in documents]),),
-            )
-        }
         newer: dict[str, tuple[int, int | None]] = {}
         versions = {id_: version for id_, (version, _) in stored.items()}
         for index, document in enumerate(documents):
@@ -140,6 +148,32 @@ class SqliteStore:
                 versions[id_] = version
                 newer[id_] = (index, stored[id_][1] if id_ in stored else None)
         return newer
+
+    def _drop_fragments(
+        self,
+        documents: Sequence[Document],
+        kept: dict[str, tuple[int, int | None]],
+        stored: Mapping[str, tuple[int, int]],
+    ) -> None:
+        """Take fragments out of `kept`, or out of the store, where another document says all that they say."""
+        fragments = [id_ for id_ in dict.fromkeys((*stored, *kept)) if "~" in id_ and is_fragment(id_)]
+        if not fragments:
+            return
+        names = {family_of(id_) for id_ in fragments}
+        pages: dict[str, list[Document]] = {}
+        for id_ in dict.fromkeys((*stored, *kept)):
+            if family_of(id_) in names:
+                found = documents[kept[id_][0]] if id_ in kept else _load(self._connection, stored[id_][1])
+                pages.setdefault(mail_of(id_), []).append(found)
+        mails = {id_: joined(found) for id_, found in pages.items()}
+        alike: dict[str | None, list[Document]] = {}
+        for id_, mail in mails.items():
+            alike.setdefault(family_of(id_), []).append(mail)
+        for id_ in fragments:
+            if any(says_all_of(each, mails[mail_of(id_)]) for each in alike[family_of(id_)]):
+                kept.pop(id_, None)
+                if id_ in stored:
+                    remove(self._connection, [stored[id_][1]])
 
     def _withdraw(self, ids: Sequence[str]) -> None:
         rows = self._connection.execute(
@@ -213,8 +247,7 @@ def remove(connection: sqlite3.Connection, places: Sequence[int]) -> None:
     """Delete documents; the index without text must be told the very terms that it was given."""
     counts: Counter[CountKey] = Counter()
     for place in places:
-        (encoded,) = connection.execute("SELECT document FROM documents WHERE place = ?", (place,)).fetchone()
-        document = orjson.loads(encoded)
+        document = _load(connection, place)
         date_ms = _ms(document["date"])
         terms = terms_of(document, _ms(document["updated"]) - date_ms)
         connection.execute("INSERT INTO postings(postings, rowid, terms) VALUES ('delete', ?, ?)", (place, terms))
@@ -222,6 +255,12 @@ def remove(connection: sqlite3.Connection, places: Sequence[int]) -> None:
         connection.execute("DELETE FROM facets WHERE place = ?", (place,))
         counts.subtract(counts_of(document, date_ms))
     add_to_counts(connection, counts)
+
+
+def _load(connection: sqlite3.Connection, place: int) -> Document:
+    (encoded,) = connection.execute("SELECT document FROM documents WHERE place = ?", (place,)).fetchone()
+    document: Document = orjson.loads(encoded)
+    return document
 
 
 def add_to_counts(connection: sqlite3.Connection, changes: Mapping[CountKey, int]) -> None:

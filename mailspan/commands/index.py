@@ -2,6 +2,7 @@
 
 May be run again, on the same, grown or rotated files: each commit keeps documents, the snapshots of open transactions
 and the positions in the files together, so nothing is doubled and nothing lost, whenever a run ends.
+With --follow it goes on as the files grow (follow.py).
 """
 
 from __future__ import annotations
@@ -10,38 +11,41 @@ import gc
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from mailspan.clock_skew import ClockSkews
+from mailspan.commands.follow import Stop, follow
 from mailspan.commands.logs import (
     EXIT_DONE,
     EXIT_FILE_FAILED,
     LineCounts,
     add_log_arguments,
     apply_results,
+    open_following,
     open_inputs,
     say_skews,
 )
-from mailspan.errors import StoreError
+from mailspan.errors import StoreError, UsageError
+from mailspan.inputs.files import STDIN
 from mailspan.terminal import sanitise
 from reducer.assembler import Assembler
 from reducer.snapshot import SnapshotError
 from sink.sqlite import SqliteStore, open_for_writing
 from sink.sqlite_schema import path_of_store
-from sink.store import WriteResult
 
 if TYPE_CHECKING:
     import argparse
-    from pathlib import Path
+    from collections.abc import Mapping
 
-    from mailspan.inputs import Inputs
+    from mailspan.inputs import Taken
 
 DESCRIPTION = "Log files into the store that search reads; may be run again without doubling or losing anything."
 
 _GARBAGE_THRESHOLD = 100_000  # nothing in the hot path makes reference cycles
-_COMMIT_LINES = 50_000
+COMMIT_LINES = 50_000
 _COMMIT_SECONDS = 5.0
 
 
@@ -51,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store", metavar="URL", help="sqlite:///PATH (default: mailspan.db in the user's data folder)"
     )
+    parser.add_argument("--follow", action="store_true", help="go on as the files grow, until SIGTERM or Ctrl-C")
     parser.add_argument("--stats", action="store_true", help="count the lines on stderr: applied, ignored, unparsed")
 
 
@@ -61,20 +66,57 @@ def run(args: argparse.Namespace) -> int:
     """
     gc.set_threshold(_GARBAGE_THRESHOLD)
     path = path_of_store(args.store, os.environ)
-    counts = LineCounts()
-    skews = ClockSkews()
+    if args.follow and STDIN in args.files:
+        raise UsageError("--follow needs the names of files; standard input is read to its end without it")
     with open_for_writing(path, on_wait=_say) as store:
-        assembler = _restore(store, path, rejections=args.settings.rejections == "index")
-        inputs = open_inputs(args, stored=store.load_inputs(), use_last_line=False)
-        written = _index(inputs, assembler, store, counts, skews)
-    say_skews(skews, args.zone)
+        indexing = Indexing(store, _restore(store, path, rejections=args.settings.rejections == "index"))
+        faults = _follow(args, store, indexing) if args.follow else _read(args, store, indexing)
+    say_skews(indexing.skews, args.zone)
     if args.stats:
-        for row in counts.table():
+        for row in indexing.counts.table():
             sys.stderr.write(row + "\n")
-    if written.expired:
-        _say(f"{written.expired} documents are of days that `mailspan retention` has deleted: left out")
-    print(f"indexed {written.indexed} documents from {counts.lines} new lines into {sanitise(str(path))}")
-    return EXIT_FILE_FAILED if inputs.faults else EXIT_DONE
+    if indexing.expired:
+        _say(f"{indexing.expired} documents are of days that `mailspan retention` has deleted: left out")
+    written, lines = indexing.written, indexing.counts.lines
+    print(
+        f"indexed {written} {'document' if written == 1 else 'documents'}"
+        f" from {lines} new {'line' if lines == 1 else 'lines'} into {sanitise(str(path))}"
+    )
+    return EXIT_FILE_FAILED if faults else EXIT_DONE
+
+
+class Indexing:
+    """Puts lines into the store: all that came of them is kept in one commit with how far the files were read."""
+
+    def __init__(self, store: SqliteStore, assembler: Assembler) -> None:
+        self.counts = LineCounts()
+        self.skews = ClockSkews()
+        self.expired = 0
+        """How many documents were not kept: `mailspan retention` had deleted their days."""
+        self.written = 0
+        """How many times a document was written: one that changes after a commit is written again."""
+        self._store = store
+        self._assembler = assembler
+        self._committed_lines = 0
+        self._committed_at = time.monotonic()
+
+    def apply(self, batch: Taken) -> bool:
+        """Apply the results and say whether it is time for a commit."""
+        apply_results(batch.results, self._assembler.apply, self.counts)
+        new_lines = self.counts.lines - self._committed_lines
+        return new_lines >= COMMIT_LINES or time.monotonic() - self._committed_at >= _COMMIT_SECONDS
+
+    def commit(self, positions: Mapping[str, bytes | None]) -> None:
+        """Keep it; `positions` are the changes of how far the files were read. Raises StoreError."""
+        changes = self._assembler.changed()
+        for document in changes.documents:
+            if document["notes"]:
+                self.skews.add(document)
+        state = self._assembler.snapshot_changes()
+        result = self._store.commit(changes.documents, state, positions, withdrawn=changes.withdrawn)
+        self.written += result.indexed
+        self.expired += result.expired
+        self._committed_lines, self._committed_at = self.counts.lines, time.monotonic()
 
 
 def _restore(store: SqliteStore, path: Path, *, rejections: bool) -> Assembler:
@@ -86,36 +128,34 @@ def _restore(store: SqliteStore, path: Path, *, rejections: bool) -> Assembler:
     return assembler
 
 
-def _index(
-    inputs: Inputs, assembler: Assembler, store: SqliteStore, counts: LineCounts, skews: ClockSkews
-) -> WriteResult:
-    """Read all inputs, with a commit now and then; return what became of the documents of all commits."""
-    results = []
-    committed_lines, committed_at = 0, time.monotonic()
+def _read(args: argparse.Namespace, store: SqliteStore, indexing: Indexing, stop: Stop | None = None) -> int:
+    """Read all files to their ends, or until `stop`; return the number of faults."""
+    inputs = open_inputs(args, stored=store.load_inputs(), use_last_line=False, is_followed=stop is not None)
     with tqdm(total=inputs.packed_bytes, unit="B", unit_scale=True, disable=None, leave=False) as bar:
         for batch in inputs.batches():
-            apply_results(batch.results, assembler.apply, counts)
+            is_due = indexing.apply(batch)
             bar.update(inputs.packed_bytes_done - bar.n)
-            now = time.monotonic()
-            if counts.lines - committed_lines >= _COMMIT_LINES or now - committed_at >= _COMMIT_SECONDS:
-                results.append(_commit(inputs, assembler, store, skews))
-                committed_lines, committed_at = counts.lines, now
-    results.append(_commit(inputs, assembler, store, skews))
-    return WriteResult(
-        indexed=sum(each.indexed for each in results),
-        superseded=sum(each.superseded for each in results),
-        expired=sum(each.expired for each in results),
-    )
+            if is_due:
+                indexing.commit(inputs.position_changes())
+            if stop:
+                break
+    indexing.commit(inputs.position_changes())
+    return inputs.faults
 
 
-def _commit(inputs: Inputs, assembler: Assembler, store: SqliteStore, skews: ClockSkews) -> WriteResult:
-    """Keep all that came of the lines so far, and how far the files were read, in one transaction of the store."""
-    changes = assembler.changed()
-    for document in changes.documents:
-        if document["notes"]:
-            skews.add(document)
-    state = assembler.snapshot_changes()
-    return store.commit(changes.documents, state, inputs.position_changes(), withdrawn=changes.withdrawn)
+def _follow(args: argparse.Namespace, store: SqliteStore, indexing: Indexing) -> int:
+    """Read what is there, then what is added, until a signal ends it; return the number of faults."""
+    stop = Stop()
+    following = open_following(args)
+    # One that is not there yet is no fault, and what cannot be followed is told by `following`.
+    args.files = [name for name in args.files if Path(name).is_file()]
+    try:
+        faults = _read(args, store, indexing, stop)
+        following.start(store.load_inputs())
+        follow(following, stop, indexing.apply, lambda: indexing.commit(following.position_changes()))
+    finally:
+        following.close()
+    return faults + following.faults
 
 
 def _say(message: str) -> None:

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from mailspan.errors import UsageError
 from mailspan.event_time import TimeSettings, offset_seconds
 from mailspan.inputs import Inputs, ReadSettings
+from mailspan.inputs.following import Following
 from mailspan.record import Ignored, Record
 from mailspan.terminal import sanitise
 
@@ -52,18 +53,48 @@ def add_log_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_inputs(
-    args: argparse.Namespace, *, stored: Mapping[str, bytes] | None = None, use_last_line: bool = True
+    args: argparse.Namespace,
+    *,
+    stored: Mapping[str, bytes] | None = None,
+    use_last_line: bool = True,
+    is_followed: bool = False,
 ) -> Inputs:
-    """Return the inputs that the arguments name; faults of files are told on stderr. Raises UsageError."""
+    """Return the inputs that the arguments name; faults of files are told on stderr. Raises UsageError.
+
+    With `is_followed` the files are looked at again: what is left for then is not told.
+    """
+    return Inputs(
+        args.files,
+        _read_settings(args),
+        report=_say,
+        note=_say_nothing if is_followed else _say_note,
+        stored=stored,
+        use_last_line=use_last_line,
+        may_move=is_followed,
+    )
+
+
+def open_following(args: argparse.Namespace) -> Following:
+    """Return the files that the arguments name as they grow. Raises UsageError."""
+    return Following(
+        args.files,
+        _read_settings(args),
+        clock=time.time,
+        steady=time.monotonic,
+        report=_say,
+        note=_say_nothing,
+    )
+
+
+def _read_settings(args: argparse.Namespace) -> ReadSettings:
     zone, host_zones = _read_zones(args.zone)
     year = _read_year(args.year)
-    settings = ReadSettings(
+    return ReadSettings(
         time_settings=partial(TimeSettings, year=year, zone=zone, host_zones=host_zones),
         now=int(time.time()),
         default_host=args.log_host or socket.gethostname(),
         host_aliases=dict(args.settings.host_aliases),
     )
-    return Inputs(args.files, settings, report=_say, note=_say_note, stored=stored, use_last_line=use_last_line)
 
 
 def read_zone(text: str) -> tzinfo:
@@ -116,6 +147,10 @@ def _say(name: str, fault: str) -> None:
 
 def _say_note(name: str, note: str) -> None:
     sys.stderr.write(f"mailspan: note: {_shown(name)}: {sanitise(note)}\n")
+
+
+def _say_nothing(_name: str, _note: str) -> None:
+    """Take a note that is only for those who run the command once."""
 
 
 def _shown(name: str) -> str:

@@ -1,9 +1,9 @@
 """Log files in, results in the order of their event times out.
 
 The edge of the program: this package reads files, unpacks them and knows them again; the grammar makes each line a
-result. `Inputs.batches` merges all inputs by time, ties by the fingerprints of their heads, so the order of the
-arguments never matters. Inputs that do not overlap in time are read one after the other, each opened when its turn
-comes; of those that do, a chunk each is in memory.
+result. `Inputs.batches` merges all inputs by time; in a tie the log that began earlier comes first, else the
+fingerprints of their heads decide: the order of the arguments never matters. Inputs that do not overlap in time are
+read one after the other, each opened when its turn comes; of those that do, a chunk each is in memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mailspan.inputs.reading import Reading, Result, Taken
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["Inputs", "ReadSettings", "Result", "Taken"]
+__all__ = ["Inputs", "ReadSettings", "Result", "Taken", "merge"]
 
 _ALL_CHUNKS_BYTES = 8 << 20  # shared by the inputs that are read side by side
 _LARGEST_CHUNK_BYTES = 1 << 18
@@ -33,7 +33,8 @@ class Inputs:
 
     `report` is told the name and the fault of each file that cannot be read (to its end); `faults` counts them.
     `note` is told what is no fault. `stored` are the positions that earlier runs got from `position_changes`.
-    With `use_last_line` a line at the end of a plain file counts as whole without its newline.
+    With `use_last_line` a line at the end of a plain file counts as whole without its newline; with `may_move` it is
+    no fault when a file has another name by the time it is opened: the caller looks again.
     """
 
     def __init__(
@@ -45,8 +46,12 @@ class Inputs:
         note: Callable[[str, str], None],
         stored: Mapping[str, bytes] | None = None,
         use_last_line: bool = True,
+        may_move: bool = False,
     ) -> None:
         self.faults = 0
+        self.moved = 0
+        """How many files had other names when they were opened than when they were looked at."""
+        self._may_move = may_move
         self._tell = report
         self._note = note
         self._use_last_line = use_last_line
@@ -81,7 +86,7 @@ class Inputs:
                     self._start(self._waiting.pop())
                 elif horizon is not None:
                     parts = [part for each in self._active if (part := each.take_until(*horizon)).results]
-                    yield parts[0] if len(parts) == 1 else _merge(parts)
+                    yield parts[0] if len(parts) == 1 else merge(parts)
         finally:
             for each in self._active:
                 each.close()
@@ -101,7 +106,13 @@ class Inputs:
         return len(self._active) == 1 and not self._waiting
 
     def _start(self, source: Input) -> None:
-        reading = Reading(source, use_last_line=self._use_last_line, report=self._report, note=self._note)
+        reading = Reading(
+            source,
+            use_last_line=self._use_last_line,
+            report=self._report,
+            note=self._note,
+            report_moved=self._report_moved,
+        )
         insort(self._active, reading, key=lambda each: each.rank)
 
     def _fill(self) -> None:
@@ -122,12 +133,17 @@ class Inputs:
         self.faults += 1
         self._tell(name, fault)
 
+    def _report_moved(self, name: str) -> None:
+        self.moved += 1
+        if not self._may_move:
+            self._report(name, "was replaced while other files were read; run it again")
 
-def _begin(source: Input) -> tuple[int, str]:
+
+def _begin(source: Input) -> tuple[int, tuple[int, str]]:
     return source.first_second, source.rank
 
 
-def _merge(parts: Sequence[Taken]) -> Taken:
+def merge(parts: Sequence[Taken]) -> Taken:
     """Merge parts that are each in order; those of one time stay in the order of the parts."""
     results = list(chain.from_iterable(each.results for each in parts))
     lines = list(chain.from_iterable(each.lines for each in parts))

@@ -3,17 +3,23 @@
 Looking at a file tells its fingerprint, the first event time of its head and whether it is a log at all; then it is
 closed until its turn comes. What cannot be used is reported in one line and left out. Pipes cannot be opened twice:
 their head is kept, and they stay open.
+
+Files are the same content where one is the beginning of the other (or both are alike); see content.py. A plain file
+was *rotated away* when the file whose name it had is there and was written later: then its last line is whole.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mailspan.grammar import Parser
-from mailspan.inputs.identity import HEAD_BYTES, Position, Positions, fingerprint
+from mailspan.inputs.content import Content
+from mailspan.inputs.identity import HEAD_BYTES, Position, Positions, at_begin, fingerprint
 from mailspan.inputs.lines import split_lines
 from mailspan.inputs.streams import DamagedError, Stream
 from mailspan.record import Record, Unparsed
@@ -38,6 +44,11 @@ _LINE_CHARACTERS = 256
 _SAMPLES = 1024
 _SAMPLE_BYTES = 4096
 _FIRST_RECORDS = 32
+_ROTATED = re.compile(
+    r"(?P<live>.+?)(?:\.old|\.[0-9]+|[-.][0-9]{4}-?[0-9]{2}-?[0-9]{2}(?:[-.T_]?[0-9]+)*)"
+    r"(?:\.(?:gz|bz2|xz|zst))?"
+)
+"""How rotation renames a file: `mail.log.1`, `mail.log-20261124.gz`, `mail.log.old`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +63,10 @@ class ReadSettings:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One FILE that was looked at. `stream` is open for a pipe only; `first_second` is 0 where the head tells none."""
+    """One FILE that was looked at. `stream` is open for a pipe only; `first_second` is 0 where the head tells none.
+
+    `is_ended`: nothing more will be written to it, so that its last line needs no newline.
+    """
 
     name: str
     head: bytes
@@ -62,6 +76,8 @@ class Candidate:
     first_second: int
     parser: Parser
     stream: Stream | None
+    content: Content
+    is_ended: bool
 
     def open(self) -> tuple[Stream, bytes]:
         """Return the stream and what was read of it already. Raises OSError; ChangedError if it is another file now."""
@@ -87,11 +103,23 @@ class Input:
     position: Position
     stored: Position | None
     """What an earlier run left, if any: `position` goes on from it, under a new key where the head grew."""
+    is_branch: bool = False
+    """Whether another input begins with the same head."""
 
     @property
-    def rank(self) -> str:
-        """Decides between inputs of the same time: nothing that depends on names or on the order of arguments."""
-        return f"{self.position.digest}{self.position.is_pipe:d}"
+    def is_pipe(self) -> bool:
+        """Whether it can be read once only, and is not known again."""
+        return self.files[0].stream is not None
+
+    @property
+    def rank(self) -> tuple[int, str]:
+        """Decides between inputs of the same time: nothing that depends on names or on the order of arguments.
+
+        The log that begins earlier is the older one: where one ends in the second in which the next one begins, its
+        lines come first.
+        """
+        branch = self.files[0].content.end.digest if self.is_branch else ""
+        return self.files[0].first_second, f"{self.position.digest}{self.is_pipe:d}{branch}"
 
     @property
     def first_second(self) -> int:
@@ -105,11 +133,58 @@ def find_inputs(
     """Look at each file and return what is to be read; `report` is told the name and the fault of what cannot be."""
     candidates = [found for name in dict.fromkeys(names) if (found := _look_at(name, settings, report)) is not None]
     inputs = []
-    for files in _group([each for each in candidates if each.head]):
-        is_pipe = files[0].stream is not None
-        position, stored = positions.find(files[0].head, is_pipe=is_pipe)
-        inputs.append(Input(files, position, stored))
+    for alike in _group([each for each in candidates if each.head]):
+        if alike[0].stream is not None:
+            inputs.append(Input(alike, at_begin(alike[0].head), None))
+            continue
+        known = {each.name: _known(each, positions) for each in alike} if positions else {}
+        contents = _contents(alike)
+        for files in contents:
+            stored = max(
+                (place for each in files if (place := known.get(each.name)) is not None),
+                key=lambda place: place.offset,
+                default=None,
+            )
+            inputs.append(Input(files, at_begin(files[0].head, stored), stored, is_branch=len(contents) > 1))
     return inputs
+
+
+def _known(candidate: Candidate, positions: Positions) -> Position | None:
+    """Return the furthest position that the file goes on from."""
+    alike = positions.of_head(candidate.head)
+    return next((each for each in alike if candidate.content.goes_on_from(each)), None)
+
+
+def _contents(alike: tuple[Candidate, ...]) -> list[tuple[Candidate, ...]]:
+    """Tell files that begin alike apart: those that are the beginning of another are one content with it."""
+    if len(alike) == 1:
+        return [alike]
+    found: list[list[Candidate]] = []
+    for each in sorted(alike, key=lambda each: -each.content.length):
+        same = next((files for files in found if each.content.begins(files[0].content)), None)
+        if same is None:
+            found.append([each])
+        else:
+            same.append(each)
+    return [tuple(each for each in alike if each in files) for files in found]
+
+
+def live_name(name: str) -> str | None:
+    """Return the name that a file had before it was rotated; None where it does not look like a rotated one."""
+    match = _ROTATED.fullmatch(name)
+    return None if match is None else match["live"]
+
+
+def _was_rotated(name: str, status: os.stat_result) -> bool:
+    """Whether the file that had this one's name before it was rotated is there and was written later."""
+    live_one = live_name(name)
+    if live_one is None:
+        return False
+    try:
+        live = Path(live_one).stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(live.st_mode) and live.st_size > 0 and live.st_mtime_ns > status.st_mtime_ns
 
 
 def _look_at(name: str, settings: ReadSettings, report: Callable[[str, str], None]) -> Candidate | None:
@@ -124,7 +199,7 @@ def _look_at(name: str, settings: ReadSettings, report: Callable[[str, str], Non
     keep = False
     try:
         status = os.fstat(file.fileno())
-        is_pipe = not stat.S_ISREG(status.st_mode)
+        is_pipe = name == STDIN or not stat.S_ISREG(status.st_mode)
         try:
             stream = Stream(file)
             head = _read_head(stream, _LOOK_BYTES)
@@ -150,7 +225,7 @@ def _look_at(name: str, settings: ReadSettings, report: Callable[[str, str], Non
             return None
         parser = _parser(settings, modified)
         parser.calibrate(for_year)
-        keep = is_pipe
+        keep = is_pipe and bool(head)  # an empty one is done with
         return Candidate(
             name=name,
             head=head if is_pipe else head[:HEAD_BYTES],
@@ -160,6 +235,8 @@ def _look_at(name: str, settings: ReadSettings, report: Callable[[str, str], Non
             first_second=first_second,
             parser=parser,
             stream=stream if is_pipe else None,
+            content=Content(name, stream.is_compressed, status.st_size),
+            is_ended=stream.is_compressed or is_pipe or _was_rotated(name, status),
         )
     finally:
         if not keep:

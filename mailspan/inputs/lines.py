@@ -37,6 +37,14 @@ class Chunk:
             at = self.raw.index(b"\n", at) + 1
         return self.start + at
 
+    def before(self, offset: int, length: int) -> bytes:
+        """Return at most `length` bytes before an offset that `offset_after` gave; none where not all are at hand."""
+        end = offset - self.start
+        if self.end - self.start > len(self.raw) + 1:
+            return b""  # a line too long: the rest of it was passed over
+        newline = b"\n" if end > len(self.raw) else b""
+        return self.raw[max(0, end - length) : end] + newline
+
 
 class LineReader:
     """Reads the lines of a stream. `ahead` is what was read of the stream before, beginning at `offset`."""

@@ -1,7 +1,8 @@
 """One input while it is read: its lines as results, with the event time each of them has in the order of all inputs.
 
 The files of an input are copies of one log, or the log at different times: each goes on behind the last line of the
-one before, so nothing is read twice, and what one of them lacks or has damaged comes from the next.
+one before, so nothing is read twice, and what one of them lacks or has damaged comes from the next. The last line of
+all may lack its newline: it is used where nothing more can be written to it, or where the caller wants it anyhow.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from mailspan.inputs.files import ChangedError
+from mailspan.inputs.identity import TAIL_BYTES, Tail, fingerprint
 from mailspan.inputs.lines import LineReader
 from mailspan.inputs.streams import DamagedError
 from mailspan.record import Ignored, Record, Unparsed
@@ -48,6 +50,7 @@ class Reading:
         use_last_line: bool,
         report: Callable[[str, str], None],
         note: Callable[[str, str], None],
+        report_moved: Callable[[str], None],
     ) -> None:
         self.rank = source.rank
         self.results: list[Result] = []
@@ -60,10 +63,14 @@ class Reading:
         if source.position.second:
             parser.resume(source.position.second)
         self._parse = parser.parse
+        self._report_moved = report_moved
         self._files = iter(source.files)
         self._file: Candidate | None = None
         self._stream: Stream | None = None
         self._reader: LineReader | None = None
+        self._last_line: Chunk | None = None  # without a newline, of the files that were read to their end
+        self._last_line_of: Candidate | None = None
+        self._packed_size = 0  # of the compressed file that was read to its end last
         self._position = source.position
         self._saved = source.stored
         self._chunk: Chunk | None = None
@@ -129,7 +136,7 @@ class Reading:
         """Hand out all that was read and not taken."""
         return self._take(len(self.results))
 
-    def take_until(self, second: int, rank: str) -> Taken:
+    def take_until(self, second: int, rank: tuple[int, str]) -> Taken:
         """Hand out what comes no later than `second`, of that second only if this input does not come after `rank`."""
         find = bisect_right if self.rank <= rank else bisect_left
         return self._take(find(self._seconds, second, self._taken))
@@ -142,11 +149,15 @@ class Reading:
             (each.stamp.second for each in reversed(self.results[: self._taken]) if isinstance(each, Record)),
             self._position.second,
         )
-        return replace(self._position, offset=self._chunk.offset_after(self._taken), second=second)
+        offset = self._chunk.offset_after(self._taken)
+        tail = self._chunk.before(offset, TAIL_BYTES)
+        return replace(self._position, offset=offset, tail=Tail(len(tail), fingerprint(tail)), second=second)
 
     def position_changes(self) -> dict[str, bytes | None]:
         """Return what is to be stored since the last call: the position, and that an older key of it is to go."""
         position, saved = self.position(), self._saved
+        if self._source.is_pipe:
+            return {}
         if position == saved or not position.offset:
             return {}
         self._saved = position
@@ -184,28 +195,36 @@ class Reading:
                 continue
             chunk = self._reader.read(size)
             if chunk is not None:
+                self._last_line = None
                 return chunk
-            chunk = self._end_of_file(self._reader)
-            if chunk is not None:
-                return chunk
-        return None
+            self._end_of_file(self._reader)
+        chunk = self._end_of_input()
+        if chunk is None and self._packed_size:
+            # Only now: were it stored before the last line was used, that line would be left for ever.
+            self._position = replace(self._position, packed_size=self._packed_size)
+        return chunk
 
-    def _end_of_file(self, reader: LineReader) -> Chunk | None:
-        """Close a file that was read to its end, and return its last line if that has no newline and may be used."""
+    def _end_of_file(self, reader: LineReader) -> None:
+        """Close a file that was read to its end; remember its last line if that has no newline."""
         file, self._reader = self._file, None
         is_compressed = self._stream is not None and self._stream.is_compressed
         self.close()
         if file is None:
-            return None
+            return
         if reader.damage is not None:
             self._report(file.name, f"{reader.damage}; the lines before that are used")
-            return None
+            return
         if is_compressed:
-            self._position = replace(self._position, packed_size=file.size)
-        if file is not self._source.files[-1]:
-            return None  # the next one may have the whole line
+            self._packed_size = file.size
         chunk = reader.last_line()
-        if chunk is None or self._use_last_line or is_compressed or file.stream is not None:
+        if chunk is not None and (self._last_line is None or chunk.end > self._last_line.end):
+            self._last_line, self._last_line_of = chunk, file
+
+    def _end_of_input(self) -> Chunk | None:
+        """Return the last line without a newline, once, if it may be used."""
+        chunk, file = self._last_line, self._last_line_of
+        self._last_line = None
+        if chunk is None or file is None or self._use_last_line or file.is_ended:
             return chunk
         self._note(file.name, "its last line has no newline yet; it is left for the next run")
         return None
@@ -216,15 +235,19 @@ class Reading:
         if file is None:
             return False
         offset = self._position.offset
-        is_known = file.size <= offset if not file.is_compressed else file.size == self._position.packed_size
-        if is_known and file.stream is None:
+        length = file.content.known_length
+        if file.stream is None and length is not None and length <= offset:
             self.packed_bytes += file.size
+            if file.content.damage is not None:
+                self._report(file.name, f"{file.content.damage}; the lines before that are known already")
+            elif file.is_compressed:
+                self._packed_size = file.size
             return True
         try:
             self._stream, head = file.open()
             self._stream.skip(max(0, offset - len(head)))
-        except ChangedError:
-            self._report(file.name, "was replaced while other files were read; run it again")
+        except (ChangedError, FileNotFoundError):
+            self._report_moved(file.name)
         except DamagedError as error:
             self._report(file.name, str(error))
         except OSError as error:

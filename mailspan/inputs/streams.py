@@ -50,10 +50,15 @@ class Decompressor(Protocol):
 
 
 class _Gzip:
-    """zlib's object with the interface of the others."""
+    """zlib's object with the interface of the others.
+
+    zlib keeps to itself what it found in a call that meets damage, or a wrong checksum at the end: then that call is
+    done again in ever smaller steps, up to the damage.
+    """
 
     def __init__(self) -> None:
         self._zlib = zlib.decompressobj(wbits=31)
+        self._rest = b""  # from the damage on
         self.needs_input = True
 
     @property
@@ -65,9 +70,36 @@ class _Gzip:
         return self._zlib.unused_data
 
     def decompress(self, data: bytes, max_length: int = -1) -> bytes:
-        found = self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
-        self.needs_input = len(found) < max_length and not self._zlib.unconsumed_tail
+        given = self._zlib.unconsumed_tail + self._rest + data
+        self._rest = b""
+        before = self._zlib.copy()
+        try:
+            found = self._zlib.decompress(given, max_length)
+        except zlib.error:
+            found = self._salvage(before, given, max_length)
+            if not found:
+                raise
+        self.needs_input = len(found) < max_length and not self._zlib.unconsumed_tail and not self._rest
         return found
+
+    def _salvage(self, at_damage: zlib._Decompress, given: bytes, max_length: int) -> bytes:
+        parts: list[bytes] = []
+        length, at, step = 0, 0, len(given) // 2
+        while step and length < max_length:
+            trial = at_damage.copy()
+            try:
+                found = trial.decompress(given[at : at + step], max_length - length)
+            except zlib.error:
+                step //= 2
+                continue
+            at_damage = trial
+            at += step - len(trial.unconsumed_tail)
+            parts.append(found)
+            length += len(found)
+            if trial.unconsumed_tail:
+                break
+        self._zlib, self._rest = at_damage, given[at + len(at_damage.unconsumed_tail) :]
+        return b"".join(parts)
 
 
 class _Zstd:
