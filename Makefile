@@ -11,13 +11,16 @@ PYTHONS := python3.13 python3.12 python3.11 python3
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LINES ?= 1000000
 ROUNDS ?= 3
+FAULTS ?= 200
+STEPS ?= 10000
+SEED ?= 1
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types accept facts bench bench-search lock clean
+.PHONY: help run test check lint format types accept facts bench bench-search kafka tail-property chaos lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 .venv/.made:
 	@rm -rf .venv; \
@@ -78,6 +81,15 @@ bench: .venv/.run ## CPU and memory on LINES=1000000 generated lines, beside pfl
 
 bench-search: .venv/.run ## how long each kind of search takes on a million transactions
 	@$(BIN)/python -m bench.search $(ARGS)
+
+kafka: .venv/.run ## run a Kafka broker in the foreground, to try things out (needs a JDK and Maven)
+	@$(BIN)/python -m tests.kafka_server $(ARGS)
+
+tail-property: .venv/.dev ## the tail against a model of random writers and faults: STEPS=10000 SEED=1
+	@$(BIN)/python -m tests.tail_model --steps $(STEPS) --seed $(SEED)
+
+chaos: .venv/.dev ## the pipeline on a real broker under FAULTS=200 random faults, against parse: SEED=1
+	@$(BIN)/python -m tests.chaos --faults $(FAULTS) --seed $(SEED) $(ARGS)
 
 lock: .venv/.dev ## pin the newest allowed versions again (needs uv)
 	@sh requirements/lock.sh

@@ -37,6 +37,9 @@ COMMANDS = (
     Command("index", "mailspan.commands.index", "log files into the store that search reads"),
     Command("search", "mailspan.commands.search", "find transactions, newest first"),
     Command("retention", "mailspan.commands.retention", "delete the documents of days that are too old"),
+    Command("produce", "mailspan.commands.produce", "lines of files or of standard input to Kafka"),
+    Command("reduce", "mailspan.commands.reduce", "lines of Kafka to documents, exactly once"),
+    Command("setup", "mailspan.commands.setup", "create or update Kafka's topics"),
 )
 
 EXIT_FAILED = 3

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 PREFIX = "MAILSPAN_"
 
 _MOST_DAYS = 1_000_000
+_INSTANCE = re.compile(r"[^\s\0]{0,200}")
+_SHORTEST_INTERVAL, _LONGEST_INTERVAL = 0.05, 60.0
 _HOST = re.compile(r"[^\s=,/\0]+")
+_OPTION = re.compile(r"([a-z][a-z0-9._]*)[ ]*=[ ]*")
+_SECRET = re.compile(r"password|secret|jaas|ssl\.key\.pem")
+_TOPIC_PREFIX = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_MAX_PARTITIONS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,65 @@ class Settings:
             "expected": "index or count",
         },
     )
+    kafka_bootstrap_servers: str = field(
+        default="",
+        metadata={
+            "help": "The Kafka brokers that are asked first.",
+            "expected": "HOST:PORT, comma-separated",
+        },
+    )
+    kafka_options: Mapping[str, str] = field(
+        default_factory=dict,
+        metadata={
+            "help": "Any option of librdkafka: security.protocol, sasl.mechanism, sasl.username, ssl.ca.location, ...",
+            "expected": "KEY=VALUE, comma-separated, in the file also a table; no password in it: that has a file of"
+            " its own, MAILSPAN_KAFKA_PASSWORD_FILE",
+            "hidden": True,
+        },
+    )
+    kafka_password_file: str = field(
+        default="",
+        metadata={
+            "help": "A file that holds the password for Kafka (SASL, or that of the TLS key), on its first line.",
+            "expected": "a path",
+        },
+    )
+    partitions: int = field(
+        default=48,
+        metadata={
+            "help": "The number of partitions of the topics: chosen once, before the first line is sent.",
+            "expected": "a number from 1 to 10000",
+        },
+    )
+    topic_prefix: str = field(
+        default="mail",
+        metadata={
+            "help": "What the names of the topics begin with: mail.raw, mail.transactions, ...",
+            "expected": "1 to 100 letters, digits, dots, dashes and underscores",
+        },
+    )
+    state_dir: str = field(
+        default="",
+        metadata={
+            "help": "Where a producer keeps how far it came; one folder for each producer. Empty means"
+            " /var/lib/mailspan for root, else the user's state folder.",
+            "expected": "a path",
+        },
+    )
+    instance: str = field(
+        default="",
+        metadata={
+            "help": "The stable name of a reducer, its own in the fleet; empty means the name of this machine.",
+            "expected": "a name without blanks",
+        },
+    )
+    commit_interval_seconds: float = field(
+        default=1.0,
+        metadata={
+            "help": "How long a reducer gathers lines before it writes what came of them, in one transaction.",
+            "expected": "seconds, from 0.05 to 60",
+        },
+    )
 
 
 def read_settings(environment: Mapping[str, str], config: Path | None = None) -> Settings:
@@ -89,8 +154,9 @@ def _read(name: str, shown: str, value: object) -> Any:  # noqa: ANN401 - each s
     try:
         return READERS[name](value)
     except ValueError:
-        expected = next(each.metadata["expected"] for each in fields(Settings) if each.name == name)
-        raise UsageError(f"{shown}: {value!r} is not right; expected {expected}") from None
+        metadata = next(each.metadata for each in fields(Settings) if each.name == name)
+        what = "the value" if metadata.get("hidden") else repr(value)
+        raise UsageError(f"{shown}: {what} is not right; expected {metadata['expected']}") from None
 
 
 def _text(value: object) -> str:
@@ -131,10 +197,70 @@ def _rejections(value: object) -> str:
     return str(value)
 
 
+def _options(value: object) -> dict[str, str]:
+    """`sasl.mechanism=PLAIN,debug=broker,topic`: what is no KEY=VALUE belongs to the value before it."""
+    options: dict[str, str] = {}
+    if isinstance(value, dict):
+        options = {str(key): str(each).lower() if isinstance(each, bool) else str(each) for key, each in value.items()}
+    elif isinstance(value, str):
+        last = None
+        for part in value.split(","):
+            match = _OPTION.match(part.strip())
+            if match is not None:
+                last = match[1]
+                options[last] = part.strip()[match.end() :]
+            elif last is not None:
+                options[last] += f",{part}"
+            elif part.strip():
+                raise ValueError
+    else:
+        raise ValueError  # noqa: TRY004 - every wrong value is told in the same way
+    if any(_SECRET.search(key) or "\0" in options[key] for key in options):
+        raise ValueError
+    return options
+
+
+def _partitions(value: object) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdecimal():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_PARTITIONS:
+        raise ValueError
+    return value
+
+
+def _prefix(value: object) -> str:
+    if not isinstance(value, str) or not _TOPIC_PREFIX.fullmatch(value):
+        raise ValueError
+    return value
+
+
+def _instance(value: object) -> str:
+    if not isinstance(value, str) or not _INSTANCE.fullmatch(value):
+        raise ValueError
+    return value
+
+
+def _interval(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError  # noqa: TRY004 - every wrong value is told in the same way
+    seconds = float(value)
+    if not _SHORTEST_INTERVAL <= seconds <= _LONGEST_INTERVAL:
+        raise ValueError
+    return seconds
+
+
 READERS: dict[str, Callable[[object], object]] = {
     "store": _text,
     "retention_days": _days,
     "host_aliases": _aliases,
     "rejections": _rejections,
+    "kafka_bootstrap_servers": _text,
+    "kafka_options": _options,
+    "kafka_password_file": _text,
+    "partitions": _partitions,
+    "topic_prefix": _prefix,
+    "state_dir": _text,
+    "instance": _instance,
+    "commit_interval_seconds": _interval,
 }
 """How the value of each setting is read; a reader raises ValueError for a wrong one."""

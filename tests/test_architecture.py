@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-COMMAND_LINE = {"mailspan/__main__.py", "mailspan/settings.py"}
+COMMAND_LINE = {"mailspan/__main__.py", "mailspan/kafka_settings.py", "mailspan/settings.py"}
 EDGES = ("mailspan/commands/", "mailspan/inputs/")
 PURE_STANDARD = {
     "__future__", "ast", "bisect", "calendar", "collections", "dataclasses", "datetime", "enum", "functools", "hashlib",
-    "heapq", "ipaddress", "itertools", "re", "typing",
+    "heapq", "ipaddress", "itertools", "re", "struct", "typing",
 }  # fmt: skip
+CLIENTS = {"reducer/kafka.py", "reducer/loop.py"}  # the edge of the reducer: a broker, and how long to wait for it
 PURE_LIBRARIES = {"msgspec", "orjson"}
 CLOCKS = {("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"), ("date", "today"), ("time", "time")}
 MAY_IMPORT = {
     "core": {"mailspan"},
+    "producers": {"mailspan", "producers"},
     "reducer": {"mailspan", "reducer"},
     "sink": {"mailspan", "sink"},
     "search": {"mailspan", "sink", "search"},
@@ -58,7 +60,7 @@ def faults(path: str, source: str) -> list[str]:
         if part == "core" and name.startswith(("mailspan.commands", "mailspan.inputs", "mailspan.settings")):
             found.append(f"{path} imports {name}")
         if part in {"core", "reducer"} and top not in OURS | PURE_STANDARD | PURE_LIBRARIES:
-            allowed = path == "mailspan/terminal.py" and top == "os"
+            allowed = (path == "mailspan/terminal.py" and top == "os") or path in CLIENTS
             if not allowed:
                 found.append(f"{path} imports {name}")
     if part in {"core", "reducer"}:
@@ -72,9 +74,15 @@ def faults(path: str, source: str) -> list[str]:
     return found
 
 
+def test_one_file_on_each_side_of_the_wire_imports_the_kafka_client() -> None:
+    users = [path for path in FILES if "confluent_kafka" in (ROOT / path).read_text(encoding="utf-8")]
+    assert users
+    assert set(users) <= {"producers/kafka.py", "reducer/kafka.py", "sink/kafka.py"}
+
+
 FILES = sorted(
     str(path.relative_to(ROOT))
-    for top in ("mailspan", "reducer", "sink", "search")
+    for top in ("mailspan", "producers", "reducer", "sink", "search")
     for path in (ROOT / top).rglob("*.py")
 )
 
@@ -99,6 +107,7 @@ def test_imports_point_one_way(path: str) -> None:
         ("reducer/assembler.py", "from datetime import datetime\nx = datetime.now()"),
         ("reducer/assembler.py", "from confluent_kafka import Consumer"),
         ("sink/sqlite.py", "import search.query"),
+        ("producers/tail.py", "from reducer.assembler import Assembler"),
         ("search/query.py", "import reducer"),
     ],
 )

@@ -87,7 +87,7 @@ def open_following(args: argparse.Namespace) -> Following:
 
 
 def _read_settings(args: argparse.Namespace) -> ReadSettings:
-    zone, host_zones = _read_zones(args.zone)
+    zone, host_zones = read_zones(args.zone)
     year = _read_year(args.year)
     return ReadSettings(
         time_settings=partial(TimeSettings, year=year, zone=zone, host_zones=host_zones),
@@ -111,7 +111,8 @@ def read_zone(text: str) -> tzinfo:
         ) from None
 
 
-def _read_zones(texts: Sequence[str]) -> tuple[tzinfo | None, tuple[tuple[str, tzinfo], ...]]:
+def read_zones(texts: Sequence[str]) -> tuple[tzinfo | None, tuple[tuple[str, tzinfo], ...]]:
+    """Return the zone for all hosts and those of single ones, of `ZONE` and `HOST=ZONE`. Raises UsageError."""
     zone: tzinfo | None = None
     host_zones = []
     for text in texts:
@@ -127,7 +128,7 @@ def _read_zones(texts: Sequence[str]) -> tuple[tzinfo | None, tuple[tuple[str, t
 
 def say_skews(skews: ClockSkews, texts: Sequence[str]) -> None:
     """Say on stderr, once per host, where stamps and queue IDs differ; `texts` are the --zone arguments."""
-    zone, host_zones = _read_zones(texts)
+    zone, host_zones = read_zones(texts)
     zones = dict(host_zones)
     for host, report in skews.reports(lambda host: zones.get(host, zone)):
         _say_note(host, report)

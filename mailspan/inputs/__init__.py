@@ -8,13 +8,13 @@ read one after the other, each opened when its turn comes; of those that do, a c
 
 from __future__ import annotations
 
-import resource
 from bisect import insort
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from mailspan.inputs.files import Input, ReadSettings, find_inputs
 from mailspan.inputs.identity import Positions
+from mailspan.inputs.limits import allow_open_files
 from mailspan.inputs.reading import Reading, Result, Taken
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Inputs:
         if all(file.stream is None for file in files):
             self.packed_bytes = sum(file.size for file in files)
         if len(inputs) > _USUAL_OPEN_FILES:
-            _allow_open_files()
+            allow_open_files()
 
     @property
     def packed_bytes_done(self) -> int:
@@ -150,10 +150,3 @@ def merge(parts: Sequence[Taken]) -> Taken:
     seconds = list(chain.from_iterable(each.seconds for each in parts))
     order = sorted(range(len(seconds)), key=seconds.__getitem__)
     return Taken([results[at] for at in order], [lines[at] for at in order], [seconds[at] for at in order])
-
-
-def _allow_open_files() -> None:
-    """Raise the limit of open files as far as the system lets us: files that overlap in time are open together."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

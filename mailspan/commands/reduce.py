@@ -1,0 +1,92 @@
+"""`mailspan reduce`: lines of mail.raw to documents in mail.transactions, with nothing lost and nothing doubled.
+
+As many may run as there are partitions. SIGTERM or SIGINT: what was read is committed, the group is left, exit 0.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from mailspan.commands.logs import read_zone, read_zones
+from mailspan.errors import UsageError
+from mailspan.kafka_settings import client_config
+from mailspan.terminal import sanitise
+from reducer.loop import Loop
+from reducer.partition import Options
+
+if TYPE_CHECKING:
+    import argparse
+    from datetime import tzinfo
+    from types import FrameType
+
+    from mailspan.settings import Settings
+
+DESCRIPTION = "Lines of Kafka's mail.raw to documents in mail.transactions."
+
+_GARBAGE_THRESHOLD = 100_000  # nothing in the hot path makes reference cycles
+_CRASH_POINT = "MAILSPAN_TEST_CRASH_POINT"  # tests kill the process at a step of the commit, as a power failure would
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `reduce`."""
+    parser.add_argument(
+        "--zone",
+        metavar="[HOST=]ZONE",
+        action="append",
+        default=[],
+        help="the zone of stamps that have none, where the producer did not say it; may be given again",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Reduce until told to stop; return 0. Raises UsageError and ReducerError."""
+    gc.set_threshold(_GARBAGE_THRESHOLD)
+    settings: Settings = args.settings
+    zone, host_zones = read_zones(args.zone)
+    options = Options(
+        find_zone=_find_zone,
+        zone=zone,
+        host_zones=host_zones,
+        host_aliases=settings.host_aliases,
+        rejections=settings.rejections == "index",
+    )
+    stopping: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        stopping.append(number)  # only a flag: the client must not be interrupted half-way
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    loop = Loop(
+        client_config(settings),
+        settings.topic_prefix,
+        settings.instance or socket.gethostname(),
+        options,
+        commit_seconds=settings.commit_interval_seconds,
+        report=_say,
+        checkpoint=_crash_here,
+    )
+    loop.run(lambda: bool(stopping))
+    return 0
+
+
+def _find_zone(name: str) -> tzinfo | None:
+    try:
+        return read_zone(name)
+    except UsageError:
+        return None
+
+
+def _crash_here(step: str) -> None:
+    if os.environ.get(_CRASH_POINT) == step:
+        os._exit(137)
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"mailspan: {sanitise(message)}\n")
+    sys.stderr.flush()

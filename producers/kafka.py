@@ -1,0 +1,296 @@
+"""Kafka as the producers and `setup` use it: the only file on this side that imports the client.
+
+`KafkaTopic` writes mail.raw: acks=all, idempotent, no message timeout, so librdkafka itself retries for ever and in
+order. Its queue is bounded; when it is full, `send` says so and the input stops reading. What fails all the same (a
+fatal error, a record that the broker refuses) ends in `restart`: a new client, and the input begins again where
+everything has arrived. `Admin` looks at topics and alters them. Errors are one line each, and name the setting.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
+from confluent_kafka.admin import (
+    AclOperation,
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ConfigSource,
+    NewTopic,
+    ResourceType,
+)
+
+from mailspan.errors import MailspanError, UsageError
+from mailspan.kafka_settings import CREDENTIALS, FIXED, client_config, explain
+from mailspan.topics import RAW, topic_name
+from mailspan.wire import HEADER_NAME, encode_offset
+from producers.shipping import SendError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mailspan.line_key import LineKeys
+    from mailspan.settings import Settings
+    from producers.shipping import Batch
+
+_START_SECONDS = 10.0
+_LOOK_SECONDS = 5.0
+_LARGEST_BATCH_BYTES = 1_000_000  # librdkafka's message.max.bytes: a smaller limit would refuse lines for ever
+_QUEUE_KBYTES = 32 * 1024  # with what librdkafka and Python add, well below 200 MB in all
+_QUEUE_MESSAGES = 100_000
+
+_PRODUCER_DEFAULTS = {
+    "linger.ms": "50",
+    "compression.type": "lz4",
+    "queue.buffering.max.kbytes": str(_QUEUE_KBYTES),
+    "queue.buffering.max.messages": str(_QUEUE_MESSAGES),
+}
+_AWAY = CREDENTIALS | {"_ALL_BROKERS_DOWN", "_SSL", "_RESOLVE"}
+"""What is told, by the errors' names: a single connection that ends, as idle ones do, is none of it."""
+
+_log = logging.getLogger("mailspan.kafka")  # librdkafka's own lines: shown only to who asks for them
+_log.addHandler(logging.NullHandler())
+_log.propagate = False
+
+
+class KafkaUseError(MailspanError):
+    """Kafka cannot be used; the message says what to look at."""
+
+
+class TopicState(NamedTuple):
+    """A topic as the broker has it."""
+
+    partitions: int
+    replication: int
+    settings: Mapping[str, str]
+
+
+class _Faults:
+    """Collects what a client says of its connections, as it says it in callbacks only."""
+
+    def __init__(self) -> None:
+        self.last: KafkaError | None = None
+
+    def note(self, error: KafkaError) -> None:
+        """Remember an error; a wrong password is not hidden by the closed connections that follow from it."""
+        if self.last is None or self.last.name() not in CREDENTIALS:
+            self.last = error
+
+
+def _explain(error: KafkaError, settings: Settings, doing: str) -> str:
+    reason = error.str().strip() or error.name()
+    return explain(error.name(), error.code(), reason, settings.kafka_bootstrap_servers, doing)
+
+
+def _fault_of(exception: KafkaException) -> KafkaError:
+    error: KafkaError = exception.args[0]
+    return error
+
+
+def _wrong_option(error: KafkaError) -> UsageError:
+    return UsageError(f"MAILSPAN_KAFKA_OPTIONS: {error.str()}")
+
+
+class Admin:
+    """Looks at topics and alters them. Raises KafkaUseError and UsageError."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._faults = _Faults()
+        config: dict[str, Any] = {**client_config(settings), "error_cb": self._faults.note, "logger": _log}
+        try:
+            self._client = AdminClient(config)
+        except KafkaException as exception:
+            raise _wrong_option(_fault_of(exception)) from None
+
+    def connect(self) -> tuple[dict[str, int], list[int]]:
+        """Wait for a broker; return the topics with their numbers of partitions, and the brokers' ids.
+
+        All topics are asked for: to ask for one by name would create it where brokers do so by themselves.
+        """
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                cluster = self._client.list_topics(timeout=1.0)
+            except KafkaException as exception:
+                self._client.poll(0)
+                error = self._faults.last or _fault_of(exception)
+                if error.name() in CREDENTIALS or time.monotonic() >= deadline:
+                    raise KafkaUseError(_explain(error, self._settings, "to list topics")) from None
+            else:
+                topics = {name: len(each.partitions) for name, each in cluster.topics.items()}
+                return topics, sorted(cluster.brokers)
+
+    def describe(self, name: str) -> TopicState:
+        """Return a topic that is there."""
+        topic = self._client.list_topics(timeout=_START_SECONDS).topics[name]
+        replication = min((len(each.replicas) for each in topic.partitions.values()), default=0)
+        settings = self._configs(ConfigResource(ResourceType.TOPIC, name), f"to see the settings of {name}")
+        return TopicState(len(topic.partitions), replication, {key: each.value or "" for key, each in settings.items()})
+
+    def may_write(self, name: str) -> bool:
+        """Whether the user may write to a topic; true where the broker does not tell."""
+        topics = TopicCollection([name])
+        future = self._client.describe_topics(topics, include_authorized_operations=True)[name]
+        allowed = self._wait(future, f"to see {name}").authorized_operations
+        return not allowed or AclOperation.WRITE in allowed
+
+    def topic_setting(self, topic: str, name: str) -> str | None:
+        """Return a topic's setting; None where it is not known or may not be seen."""
+        return self._setting(ConfigResource(ResourceType.TOPIC, topic), name)
+
+    def broker_setting(self, broker: int, name: str) -> str | None:
+        """Return a broker's setting; None where it is not known or may not be seen."""
+        return self._setting(ConfigResource(ResourceType.BROKER, str(broker)), name)
+
+    def _setting(self, resource: ConfigResource, name: str) -> str | None:
+        with suppress(KafkaUseError):
+            found = self._configs(resource, "to see settings")
+            if name in found:
+                return found[name].value
+        return None
+
+    def create(self, name: str, partitions: int, replication: int, settings: Mapping[str, str]) -> None:
+        """Create a topic, and wait until it is there."""
+        topic = NewTopic(name, partitions, replication, config=dict(settings))
+        futures = self._client.create_topics([topic], operation_timeout=30.0, request_timeout=40.0)
+        self._wait(futures[name], f"to create {name}")
+
+    def alter(self, name: str, settings: Mapping[str, str]) -> None:
+        """Set settings of a topic; others stay as they are."""
+        entries = [
+            ConfigEntry(key, value, ConfigSource.DYNAMIC_TOPIC_CONFIG, incremental_operation=AlterConfigOpType.SET)
+            for key, value in settings.items()
+        ]
+        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+        futures = self._client.incremental_alter_configs([resource])
+        self._wait(futures[resource], f"to alter {name}")
+
+    def _configs(self, resource: ConfigResource, doing: str) -> dict[str, ConfigEntry]:
+        found: dict[str, ConfigEntry] = self._wait(self._client.describe_configs([resource])[resource], doing)
+        return found
+
+    def _wait(self, future: Any, doing: str) -> Any:  # noqa: ANN401 - the client's futures hold each its own
+        try:
+            return future.result(timeout=60.0)
+        except KafkaException as exception:
+            raise KafkaUseError(_explain(_fault_of(exception), self._settings, doing)) from None
+
+
+class KafkaTopic:
+    """The topic mail.raw. `locate` gives partition and key of a line; `report` is told when brokers go and come.
+
+    Raises KafkaUseError and UsageError: no broker, wrong credentials, no topic, another number of partitions.
+    """
+
+    def __init__(self, settings: Settings, keys: LineKeys, report: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._locate = keys.locate
+        self._report = report
+        self._name = topic_name(settings.topic_prefix, RAW)
+        self._is_away = False
+        self._next_look = 0.0
+        self._fatal: KafkaError | None = None
+        config = client_config(settings)
+        self._config: dict[str, Any] = {
+            **_PRODUCER_DEFAULTS,
+            **config,
+            **FIXED,
+            "error_cb": self._note,
+            "logger": _log,
+        }
+        self._check_topic()
+        self._producer = self._connect()
+
+    def send(self, batch: Batch) -> bool:
+        """Take lines of the batch from `batch.sent` on; False where the queue is full. Raises SendError."""
+        produce, locate, topic, settle = self._producer.produce, self._locate, self._name, batch.settle
+        lines, starts, reading = batch.lines, batch.starts, batch.reading
+        at = batch.sent
+        try:
+            for at in range(at, len(lines)):  # noqa: B020 - where it stopped is kept
+                line = lines[at]
+                partition, key = locate(line)
+                # By position: keywords cost half a microsecond a line.
+                produce(
+                    topic, line, key, partition, settle, None, 0, [(HEADER_NAME, encode_offset(starts[at]) + reading)]
+                )
+        except BufferError:
+            batch.sent = at
+            return False
+        except KafkaException as exception:
+            batch.sent = at
+            raise SendError(_explain(_fault_of(exception), self._settings, f"to write {topic}")) from None
+        batch.sent = len(lines)
+        return True
+
+    def serve(self, seconds: float) -> None:
+        """Deliver reports to batches; wait up to `seconds` for the first one. Raises SendError after a fatal error."""
+        served = self._producer.poll(seconds)
+        if self._fatal is not None:
+            error, self._fatal = self._fatal, None
+            raise SendError(error.str())
+        if self._is_away and served:
+            self._look_for_broker()
+
+    def restart(self) -> None:
+        """Drop all that is under way and make a new client."""
+        self.close()
+        self._fatal = None
+        self._producer = self._connect()
+
+    def close(self) -> None:
+        """Drop what is under way and let go of the client."""
+        self._producer.purge()
+        with suppress(SendError):
+            self.serve(0)
+        self._producer.close()
+
+    def _connect(self) -> Producer:
+        try:
+            return Producer(self._config)
+        except KafkaException as exception:
+            raise _wrong_option(_fault_of(exception)) from None
+
+    def _check_topic(self) -> None:
+        admin = Admin(self._settings)
+        topics, _ = admin.connect()
+        wanted = self._settings.partitions
+        found = topics.get(self._name)
+        if found is None:
+            raise KafkaUseError(
+                f"the topic {self._name} does not exist, or may not be seen; run `mailspan setup`,"
+                " or see MAILSPAN_TOPIC_PREFIX"
+            )
+        if found != wanted:
+            raise KafkaUseError(f"{self._name} has {found} partitions, and MAILSPAN_PARTITIONS is {wanted}")
+        if not admin.may_write(self._name):
+            raise KafkaUseError(f"no right to write {self._name}; see the user in MAILSPAN_KAFKA_OPTIONS and its ACLs")
+        largest = admin.topic_setting(self._name, "max.message.bytes")
+        if largest is not None and int(largest) < _LARGEST_BATCH_BYTES:
+            raise KafkaUseError(
+                f"{self._name}: max.message.bytes is {largest}, and a batch may have {_LARGEST_BATCH_BYTES};"
+                " run `mailspan setup`"
+            )
+
+    def _note(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._fatal = error
+        elif not self._is_away and error.name() in _AWAY:
+            self._is_away = True
+            self._report(f"{_explain(error, self._settings, 'to write')}; waiting")
+
+    def _look_for_broker(self) -> None:
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_SECONDS
+        with suppress(KafkaException):
+            self._producer.list_topics(timeout=0.2)
+            self._is_away = False
+            self._report("Kafka answers again")

@@ -1,0 +1,223 @@
+"""The reducer's loop: read, assemble, and once per commit interval write everything in one Kafka transaction.
+
+A partition runs only after its stored state was read to the end; it then goes on from the offset in that state. A
+commit writes, for all partitions at once: documents, snapshots of what is open, how far each partition was read, and
+the group's offsets. If it fails, for whatever reason, there is one way back: everything in memory is dropped, the
+stored state is read again, and reading goes on from there. So nothing is lost and nothing counts twice, whenever a
+process ends.
+
+Nothing here reads the wall clock for content: intervals only decide when an unchanged document is written.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import orjson
+
+from mailspan.topics import DEAD_LETTER, OPEN_TRANSACTIONS, TRANSACTIONS
+from mailspan.wire import Reading, find_header
+from reducer.kafka import Assignments, ReducerKafka, RolledBackError, StateReader, Write
+from reducer.partition import META, Options, Output, Partition
+from reducer.records import join_state, split_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from reducer.kafka import RawRecord
+
+READ_RECORDS = 1000
+_READ_SECONDS = 0.1
+_RESTORE_RECORDS = 5000
+_QUIET_SECONDS = 5.0  # so long a change that is neither an attempt nor an end may wait to be written
+_MOST_DOCUMENT_BYTES = 7 << 20
+_MOST_COMMIT_RECORDS = 200_000
+
+
+STEPS = ("begun", "written", "offsets sent", "committed")
+"""The steps of a commit, as `checkpoint` is told them."""
+
+
+class Loop:
+    """Runs until `stop()` says so. `report` is told, in one line each, what an operator should know."""
+
+    def __init__(
+        self,
+        config: Mapping[str, str],
+        prefix: str,
+        instance: str,
+        options: Options,
+        *,
+        commit_seconds: float,
+        report: Callable[[str], None],
+        checkpoint: Callable[[str], None] = lambda _step: None,
+    ) -> None:
+        self._kafka = ReducerKafka(config, prefix, instance, Assignments(self._assigned, self._revoked, self._lost))
+        self._options = options
+        self._commit_seconds = commit_seconds
+        self._report = report
+        self._checkpoint = checkpoint
+        self._partitions: dict[int, Partition] = {}  # those that run
+        self._waiting: set[int] = set()  # assigned, their state not read yet
+        self._reader: StateReader | None = None
+        self._reading: set[int] = set()  # those of `_reader`
+        self._parts: dict[int, dict[str, int]] = {}  # of each partition: into how many records a large snapshot went
+        self._dirty_since: float | None = None
+        self._all_written = 0.0
+        self._records = 0
+        self._dead: list[Write] = []
+
+    def run(self, stop: Callable[[], bool]) -> None:
+        """Run; at the end what was read is committed and the group left. Raises ReducerError."""
+        self._kafka.start()
+        self._all_written = time.monotonic()
+        try:
+            while not stop():
+                self.step()
+            self._commit(everything=True)
+        finally:
+            if self._reader is not None:
+                self._reader.close()
+            self._kafka.close()
+
+    def step(self) -> None:
+        """Read once, restore a piece, commit when it is time."""
+        for record in self._kafka.consume(READ_RECORDS, 0.0 if self._waiting else _READ_SECONDS):
+            self._apply(record)
+        if self._waiting:
+            self._restore()
+        now = time.monotonic()
+        everything = now - self._all_written >= _QUIET_SECONDS
+        if self._dirty_since is not None and (
+            now - self._dirty_since >= self._commit_seconds or self._records >= _MOST_COMMIT_RECORDS
+        ):
+            self._commit(everything=everything)
+        elif everything and self._dirty_since is None:
+            self._commit(everything=True)
+
+    def _apply(self, record: RawRecord) -> None:
+        partition = self._partitions.get(record.partition)
+        if partition is None or record.offset < partition.offset:
+            return  # read before it was paused, or before a seek took hold
+        header = find_header(record.headers)
+        if header is None:
+            seconds = record.time_ms // 1000
+            reading, offset = Reading("", seconds, seconds, ""), 0
+        else:
+            reading, offset = header.reading, header.offset
+        if self._dirty_since is None:
+            self._dirty_since = time.monotonic()
+        self._records += 1
+        try:
+            partition.apply(record.value, record.offset, offset, reading)
+        except Exception as error:  # noqa: BLE001 - a fault of ours on one line must not stop all others
+            reason = f"{type(error).__name__}: {error}"
+            self._report(f"a record cannot be applied, it goes to the dead letters ({reason})")
+            self._dead.append(Write(DEAD_LETTER, None, record.key, record.value, _reason(reason, record)))
+
+    def _commit(self, *, everything: bool) -> None:
+        """Write what the partitions have to write. On failure all state is read again."""
+        outputs = {
+            number: partition.output(urgent_only=not everything) for number, partition in self._partitions.items()
+        }
+        if everything:
+            self._all_written = time.monotonic()
+        is_dirty, self._dirty_since, self._records = self._dirty_since is not None, None, 0
+        if not is_dirty and not any(output.documents or output.withdrawn for output in outputs.values()):
+            return
+        parts = {number: dict(known) for number, known in self._parts.items()}
+        writes = [write for number, output in outputs.items() for write in self._writes(number, output, parts)]
+        writes += self._dead
+        self._dead = []
+        try:
+            self._kafka.commit(writes, {number: output.offset for number, output in outputs.items()}, self._checkpoint)
+        except RolledBackError as error:
+            self._report(f"a commit was rolled back ({error}); reading the stored state again")
+            self._roll_back()
+            return
+        self._parts = parts
+        self._checkpoint("committed")
+
+    def _writes(self, number: int, output: Output, parts: dict[int, dict[str, int]]) -> list[Write]:
+        writes = [Write(TRANSACTIONS, number, identity.encode(), None) for identity in output.withdrawn]
+        for document in output.documents:
+            value: bytes = orjson.dumps(document)
+            key = document["id"].encode()
+            if len(value) > _MOST_DOCUMENT_BYTES:
+                reason = f"document of {len(value)} bytes, more than {_MOST_DOCUMENT_BYTES}"
+                writes.append(
+                    Write(DEAD_LETTER, None, key, value[:_MOST_DOCUMENT_BYTES], (("reason", reason.encode()),))
+                )
+            else:
+                writes.append(Write(TRANSACTIONS, number, key, value))
+        known = parts.setdefault(number, {})
+        for name, snapshot in output.state.items():
+            writes += [
+                Write(OPEN_TRANSACTIONS, number, key.encode("utf-8", "surrogateescape"), part)
+                for key, part in split_state(name, snapshot, known)
+            ]
+        return writes
+
+    def _restore(self) -> None:
+        """Read a piece of the stored state; partitions whose state is complete begin to run."""
+        if self._reader is None:
+            self._reading = set(self._waiting)
+            self._reader = self._kafka.state_reader(sorted(self._reading))
+        reader = self._reader
+        for number in reader.read(_RESTORE_RECORDS, _READ_SECONDS):
+            if number in self._waiting:
+                self._begin(number, reader.state.pop(number))
+            self._reading.discard(number)
+        if not self._reading & self._waiting:
+            reader.close()
+            self._reader = None
+
+    def _begin(self, number: int, stored: dict[str, bytes]) -> None:
+        state, self._parts[number] = join_state(stored)
+        partition = Partition(self._options)
+        partition.restore(state)
+        self._partitions[number] = partition
+        self._waiting.discard(number)
+        self._kafka.seek(number, partition.offset if META in state else None)
+
+    def _roll_back(self) -> None:
+        numbers = [*self._partitions]
+        self._drop(numbers)
+        self._kafka.pause(numbers)
+        self._waiting.update(numbers)
+        self._forget_reader()
+
+    def _assigned(self, numbers: list[int]) -> None:
+        self._waiting.update(numbers)
+        if numbers:
+            self._forget_reader()
+
+    def _revoked(self, numbers: list[int]) -> None:
+        if any(number in self._partitions for number in numbers):
+            self._commit(everything=True)
+        self._drop(numbers)
+
+    def _lost(self, numbers: list[int]) -> None:
+        self._drop(numbers)
+        self._dirty_since = None if not self._partitions else self._dirty_since
+
+    def _drop(self, numbers: list[int]) -> None:
+        for number in numbers:
+            self._partitions.pop(number, None)
+            self._parts.pop(number, None)
+            self._waiting.discard(number)
+
+    def _forget_reader(self) -> None:
+        """Begin the reading of state anew, with the partitions that wait now."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+
+def _reason(reason: str, record: RawRecord) -> tuple[tuple[str, bytes], ...]:
+    return (
+        ("reason", reason.encode("utf-8", "backslashreplace")),
+        ("partition", str(record.partition).encode()),
+        ("offset", str(record.offset).encode()),
+    )

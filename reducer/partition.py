@@ -1,0 +1,171 @@
+"""One partition of mail.raw as a reducer sees it: records in, documents and state out. Pure: no Kafka, no clock.
+
+It reads each line with the parser of its source, drops what it has read before (by the watermark of the line's
+generation), and has an assembler of its own: one host's lines are all in one partition. What must be stored with the
+documents of a commit is `Output.state`; `restore` takes it over. Offsets are kept with it, so that a partition goes on
+from its own state and never from what the consumer group says.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mailspan.event_time import TimeSettings
+from mailspan.grammar import Parser
+from mailspan.record import Ignored, Record
+from reducer.assembler import Assembler
+from reducer.snapshot import SnapshotError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import tzinfo
+
+    from mailspan.document import Document
+    from mailspan.wire import Reading
+
+META = "meta"
+"""The key of the record that says how far the state goes."""
+
+_MAX_PARSERS = 4096
+_WATERMARK_SECONDS = 14 * 86400  # twice the raw topic's retention: older lines cannot come again
+
+
+class Watermark(msgspec.Struct, array_like=True):
+    """The last line of a generation that was applied: its offset in the file, and when it was read."""
+
+    offset: int
+    read: int
+
+
+class Meta(msgspec.Struct):
+    """How far a partition's state goes: the offset of the next record of mail.raw, and the watermarks."""
+
+    offset: int
+    watermarks: dict[str, Watermark]
+    schema: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a reducer reads lines. `find_zone` gives the zone that a name means, None where there is none."""
+
+    find_zone: Callable[[str], tzinfo | None]
+    zone: tzinfo | None = None
+    host_zones: tuple[tuple[str, tzinfo], ...] = ()
+    host_aliases: Mapping[str, str] = field(default_factory=dict)
+    rejections: bool = True
+
+
+@dataclass(slots=True)
+class Counts:
+    """lines in = applied + ignored{reason} + unparsed{program}."""
+
+    lines: int = 0
+    applied: int = 0
+    ignored: Counter[str] = field(default_factory=Counter)
+    unparsed: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one commit writes of a partition; None deletes a key. `offset` is that of the next record to read."""
+
+    documents: list[Document]
+    withdrawn: list[str]
+    state: dict[str, bytes | None]
+    offset: int
+
+
+class Partition:
+    """The parsers, watermarks and transactions of one partition."""
+
+    def __init__(self, options: Options, offset: int = 0) -> None:
+        self.offset = offset
+        """The offset of the next record to apply."""
+        self.counts = Counts()
+        self._options = options
+        self._assembler = Assembler(incremental=True, rejections=options.rejections)
+        self._parsers: dict[str, Parser] = {}
+        self._watermarks: dict[str, Watermark] = {}
+        self._newest_read = 0
+
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        """Take over the stored state. Raises SnapshotError where it cannot be read."""
+        raw = state.get(META)
+        if raw is not None:
+            try:
+                meta = msgspec.msgpack.decode(raw, type=Meta)
+            except msgspec.MsgspecError as error:
+                raise SnapshotError(f"the record of a partition's offsets cannot be read: {error}") from error
+            self.offset, self._watermarks = meta.offset, meta.watermarks
+            self._newest_read = max((each.read for each in meta.watermarks.values()), default=0)
+        self._assembler.restore(state)
+
+    def apply(self, value: bytes, offset: int, line_offset: int, reading: Reading) -> None:
+        """Apply one record of mail.raw, at `offset`; `line_offset` and `reading` are of its header.
+
+        A record of another shipper has an empty generation: it is told from a copy by its text only.
+        """
+        self.offset = offset + 1
+        counts = self.counts
+        counts.lines += 1
+        generation = reading.generation
+        if generation:
+            known = self._watermarks.get(generation)
+            if known is None:
+                self._watermarks[generation] = Watermark(line_offset, reading.read)
+            elif line_offset <= known.offset:
+                counts.ignored["read before"] += 1
+                return
+            else:
+                known.offset, known.read = line_offset, reading.read
+            self._newest_read = max(self._newest_read, reading.read)
+        parser = self._parser(reading)
+        parser.refer_to(reading.reference)
+        result = parser.parse(_decode(value))
+        if isinstance(result, Record):
+            reason = self._assembler.apply(result)
+            if reason is None:
+                counts.applied += 1
+            else:
+                counts.ignored[reason] += 1
+        elif isinstance(result, Ignored):
+            counts.ignored[result.reason] += 1
+        else:
+            counts.unparsed[result.program] += 1
+
+    def output(self, *, urgent_only: bool) -> Output:
+        """Return what is to be written now, in one transaction. To be called once for each commit."""
+        changes = self._assembler.changed(urgent_only=urgent_only)
+        state = self._assembler.snapshot_changes()
+        self._forget_watermarks()
+        state[META] = msgspec.msgpack.encode(Meta(self.offset, self._watermarks))
+        return Output(changes.documents, changes.withdrawn, state, self.offset)
+
+    def _parser(self, reading: Reading) -> Parser:
+        key = f"{reading.generation}\0{reading.host}\0{reading.zone}"
+        parser = self._parsers.get(key)
+        if parser is None:
+            options = self._options
+            zone = options.find_zone(reading.zone) if reading.zone else options.zone
+            settings = TimeSettings(reading.reference, zone=zone, host_zones=options.host_zones, is_live=True)
+            parser = Parser(settings, reading.host, dict(options.host_aliases))
+            if len(self._parsers) >= _MAX_PARSERS:
+                del self._parsers[next(iter(self._parsers))]
+            self._parsers[key] = parser
+        return parser
+
+    def _forget_watermarks(self) -> None:
+        oldest = self._newest_read - _WATERMARK_SECONDS
+        for generation in [name for name, mark in self._watermarks.items() if mark.read < oldest]:
+            del self._watermarks[generation]
+
+
+def _decode(value: bytes) -> str:
+    r"""Return a line as text, as the reader of files does: what is no UTF-8 as `\xNN`, no NUL or CR at its ends."""
+    text = value.decode("utf-8", "backslashreplace")
+    return text.lstrip("\0").rstrip("\r\0") if "\0" in text or "\r" in text else text

@@ -1,0 +1,59 @@
+"""How snapshots are laid out as records of mail.open-transactions. Pure.
+
+The value's first byte says how many further records it goes on in (0 for nearly all): their keys are `part:`, a number,
+and the first one's. A snapshot may be larger than a record: the recipients of a large mailing list are in it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+PART_BYTES = 1 << 20
+_PART = "part:"
+_MOST_PARTS = 255
+
+
+def split_state(name: str, value: bytes | None, parts: dict[str, int]) -> Iterator[tuple[str, bytes | None]]:
+    """Yield the records of one key; `parts` has, and gets, how many further records it had before.
+
+    Raises ValueError for a snapshot of more than 256 MiB.
+    """
+    before = parts.pop(name, 0)
+    after = 0
+    if value is None:
+        yield name, None
+    else:
+        after = (max(0, len(value) - 1)) // PART_BYTES
+        if after > _MOST_PARTS:
+            raise ValueError(f"the state of {name} has {len(value)} bytes: more than a reducer can store")
+        yield name, bytes((after,)) + value[:PART_BYTES]
+        for number in range(1, after + 1):
+            yield _part_key(name, number), value[number * PART_BYTES : (number + 1) * PART_BYTES]
+        if after:
+            parts[name] = after
+    for number in range(after + 1, before + 1):
+        yield _part_key(name, number), None
+
+
+def _part_key(name: str, number: int) -> str:
+    return f"{_PART}{number}:{name}"
+
+
+def join_state(stored: Mapping[str, bytes]) -> tuple[dict[str, bytes], dict[str, int]]:
+    """Return the snapshots by key, and how many further records each has that has any."""
+    state: dict[str, bytes] = {}
+    parts: dict[str, int] = {}
+    for key, value in stored.items():
+        if key.startswith(_PART):
+            continue
+        count = value[0] if value else 0
+        if count:
+            parts[key] = count
+            further = [stored.get(_part_key(key, number), b"") for number in range(1, count + 1)]
+            state[key] = b"".join((value[1:], *further))
+        else:
+            state[key] = value[1:]
+    return state, parts

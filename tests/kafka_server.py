@@ -1,0 +1,281 @@
+"""A real Kafka broker for tests and for trying things out: jars from Maven Central, one JVM, no container.
+
+The jars are resolved once, into build/kafka/VERSION or, where MAILSPAN_CACHE_DIR names one, a folder outside the
+checkout. A broker has free loopback ports, a folder of its own, and keeps both through `kill` and `start`.
+`python -m tests.kafka_server` (`make kafka`) runs one in the foreground.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from base64 import b64encode
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent
+VERSION = "4.3.1"
+SLF4J = "1.7.36"  # that of Kafka's own slf4j-api
+_POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>mailspan</groupId> <artifactId>kafka-jars</artifactId> <version>1</version> <packaging>pom</packaging>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version></dependency>
+    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>{SLF4J}</version></dependency>
+  </dependencies>
+</project>
+"""
+_INSTALL = "install a JDK, 17 or newer, and Maven (Debian, Ubuntu: apt-get install default-jdk-headless maven)"
+_START_SECONDS = 90.0
+_STOP_SECONDS = 60.0
+_HEAP = "512m"
+
+
+class ServerError(Exception):
+    """The broker cannot be run; the message says why."""
+
+
+def jars() -> Path:
+    """Return the folder with Kafka's jars; downloads them the first time. Raises ServerError."""
+    for program in ("java", "mvn"):
+        if shutil.which(program) is None:
+            raise ServerError(f"{program} is missing: {_INSTALL}")
+    base = Path(os.environ.get("MAILSPAN_CACHE_DIR") or ROOT / "build") / "kafka"
+    base.mkdir(parents=True, exist_ok=True)
+    folder = base / VERSION
+    with (base / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test runs may want them at once
+        if not folder.exists():
+            _resolve(base, folder)
+    return folder
+
+
+def _resolve(base: Path, folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=base) as work:
+        pom = Path(work) / "pom.xml"
+        pom.write_text(_POM, encoding="utf-8")
+        found = Path(work) / "jars"
+        command = ["mvn", "-B", "-q", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={found}"]
+        for options in (["-o"], []):  # what Maven has already needs no network
+            done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=600)
+            if done.returncode == 0 and list(found.glob("kafka_2.13-*.jar")):
+                found.rename(folder)
+                return
+        raise ServerError(f"Maven cannot fetch Kafka {VERSION}: {done.stdout.strip()[-500:]}")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class Broker:
+    """One broker, also its own controller; `address` is what clients are told. SASL_PLAINTEXT beside it if asked for."""
+
+    def __init__(self, folder: Path, *, users: dict[str, str] | None = None, port: int = 0, heap: str = _HEAP) -> None:
+        self.folder = folder
+        self.port = port or free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.sasl_address = f"127.0.0.1:{free_port()}" if users else ""
+        self._heap = heap
+        self._controller = f"127.0.0.1:{free_port()}"
+        self._users = users or {}
+        self._classpath = f"{jars()}/*"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._properties = folder / "server.properties"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._format()
+
+    @property
+    def log(self) -> Path:
+        """Where the broker writes what it says."""
+        return self.folder / "broker.log"
+
+    def start(self) -> None:
+        """Start it and wait until it answers. Raises ServerError."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._java("kafka.Kafka", str(self._properties)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            if self._process.poll() is not None:
+                raise ServerError(f"the broker ended at once: {self.tail()}")
+            if _answers(self.address):
+                return
+            if time.monotonic() > deadline:
+                self.kill()
+                raise ServerError(f"the broker is not up after {_START_SECONDS} s: {self.tail()}")
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it with SIGTERM; with SIGKILL if that takes too long."""
+        self._end(signal.SIGTERM)
+
+    def wait(self) -> None:
+        """Wait until it ends."""
+        if self._process is not None:
+            self._process.wait()
+
+    def tail(self) -> str:
+        """Return the end of what the broker said."""
+        return self.log.read_text(encoding="utf-8", errors="replace")[-800:] if self.log.exists() else ""
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.poll() is None:
+            process.send_signal(number)
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _java(self, *arguments: str) -> list[str]:
+        return [
+            "java",
+            f"-Xmx{self._heap}",
+            "-Xms128m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-cp",
+            self._classpath,
+            *arguments,
+        ]
+
+    def _format(self) -> None:
+        listeners = {"PLAINTEXT": self.address, "CONTROLLER": self._controller}
+        if self.sasl_address:
+            listeners["SASL_PLAINTEXT"] = self.sasl_address
+        shown = {name: address for name, address in listeners.items() if name != "CONTROLLER"}
+        rows = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@{self._controller}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": _join(listeners),
+            "advertised.listeners": _join(shown),
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT",
+            "log.dirs": str(self.folder / "data"),
+            "num.network.threads": "2",
+            "num.io.threads": "2",
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "3",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "transaction.state.log.num.partitions": "3",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.min.isr": "1",
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+            "group.initial.rebalance.delay.ms": "0",
+            "broker.session.timeout.ms": "2000",  # so that it is up again soon after a kill
+            "broker.heartbeat.interval.ms": "500",
+            "auto.create.topics.enable": "true",  # as many brokers have it: nothing of ours may rely on either
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS;User:admin",
+            "allow.everyone.if.no.acl.found": "false",
+        }
+        if self._users:
+            known = " ".join(f'user_{name}="{password}"' for name, password in self._users.items())
+            login = f"org.apache.kafka.common.security.plain.PlainLoginModule required {known};"
+            rows["sasl.enabled.mechanisms"] = "PLAIN"
+            rows["listener.name.sasl_plaintext.plain.sasl.jaas.config"] = login
+        self._properties.write_text("".join(f"{key}={value}\n" for key, value in rows.items()), encoding="utf-8")
+        if (self.folder / "data" / "meta.properties").exists():
+            return
+        cluster = b64encode(uuid4().bytes, b"ab").decode().rstrip("=")
+        done = subprocess.run(
+            self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties)),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        if done.returncode:
+            raise ServerError(
+                f"java cannot make the broker's folder ({_INSTALL}): {(done.stdout + done.stderr)[-500:]}"
+            )
+
+
+def _join(listeners: dict[str, str]) -> str:
+    return ",".join(f"{name}://{address}" for name, address in listeners.items())
+
+
+def _answers(address: str) -> bool:
+    from confluent_kafka import KafkaException  # noqa: PLC0415 - `make kafka` tells of missing programs without it
+    from confluent_kafka.admin import AdminClient  # noqa: PLC0415
+
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError:
+        return False
+    client = AdminClient({"bootstrap.servers": address, "log_level": 0})
+    try:
+        return bool(client.list_topics(timeout=2.0).brokers)
+    except KafkaException:
+        return False
+
+
+@contextmanager
+def running(folder: Path, **options: object) -> Iterator[Broker]:
+    """Run a broker in the folder; it ends with the block."""
+    broker = Broker(folder, **options)  # type: ignore[arg-type]
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.kill()
+
+
+def main() -> int:
+    """Run a broker in the foreground until Ctrl-C."""
+    parser = argparse.ArgumentParser(description="A Kafka broker on a loopback port, for trying things out.")
+    parser.add_argument("--port", type=int, default=0, help="default: a free one")
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with tempfile.TemporaryDirectory(prefix="mailspan-kafka-") as folder:
+            print("starting Kafka; the first time its jars are fetched", flush=True)
+            with running(Path(folder), port=args.port) as broker:
+                print(f"Kafka {VERSION} listens at {broker.address}; Ctrl-C ends it and drops its data", flush=True)
+                print(f"export MAILSPAN_KAFKA_BOOTSTRAP_SERVERS={broker.address}", flush=True)
+                broker.wait()
+                print(f"the broker ended: {broker.tail()}", file=sys.stderr)
+                return 1
+    except KeyboardInterrupt:
+        return 0
+    except ServerError as error:
+        print(f"make kafka: {error}", file=sys.stderr)
+        return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

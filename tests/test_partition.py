@@ -1,0 +1,143 @@
+"""A partition's documents are those of one pass over its lines, whatever was rolled back, restored or read twice."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC
+from functools import cache
+from typing import TYPE_CHECKING
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailspan.wire import Reading
+from reducer.partition import META, Options, Partition
+from reducer.records import PART_BYTES, join_state, split_state
+from tests.test_properties import FEW, LOGS, lines_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OPTIONS = Options(find_zone=lambda _name: UTC, zone=UTC)
+
+
+class Topics:
+    """What a broker keeps: documents by id, and the state. `commit` takes an output or, if it fails, nothing of it."""
+
+    def __init__(self) -> None:
+        self.documents: dict[str, tuple[int, bytes]] = {}
+        self.records: dict[str, bytes] = {}
+        self.parts: dict[str, int] = {}
+
+    def commit(self, partition: Partition, *, urgent_only: bool) -> None:
+        output = partition.output(urgent_only=urgent_only)
+        for identity in output.withdrawn:
+            self.documents.pop(identity, None)
+        for document in output.documents:
+            if self.documents.get(document["id"], (0, b""))[0] < document["version"]:
+                self.documents[document["id"]] = (document["version"], orjson.dumps(document))
+        for name, value in output.state.items():
+            for key, part in split_state(name, value, self.parts):
+                if part is None:
+                    self.records.pop(key, None)
+                else:
+                    self.records[key] = part
+
+    def restore(self) -> Partition:
+        state, self.parts = join_state(self.records)
+        partition = Partition(OPTIONS)
+        partition.restore(state)
+        return partition
+
+
+def apply(partition: Partition, lines: Sequence[tuple[int, str]], start: int, end: int) -> None:
+    """Apply records: each line's number in its file beside it, as a producer that sends some twice would write them."""
+    reading = Reading("generation", 1795500000, 1795500000, "here", "UTC", "tail", "")
+    for at in range(start, min(end, len(lines))):
+        number, line = lines[at]
+        partition.apply(line.encode("utf-8", "surrogateescape"), at, number, reading)
+
+
+def sent(name: str, chance: random.Random) -> list[tuple[int, str]]:
+    """Return the lines of a file as a topic has them: now and then a producer went back and sent some again."""
+    lines = list(enumerate(lines_of(name)))
+    found: list[tuple[int, str]] = []
+    at = 0
+    while at < len(lines):
+        size = chance.randrange(1, 300)
+        found += lines[at : at + size]
+        at += size
+        if chance.random() < 0.3:
+            at = max(0, at - chance.randrange(200))
+    return found
+
+
+@cache
+def one_pass(name: str) -> dict[str, tuple[int, bytes]]:
+    topics, partition = Topics(), Partition(OPTIONS)
+    apply(partition, list(enumerate(lines_of(name))), 0, 1 << 30)
+    topics.commit(partition, urgent_only=False)
+    return topics.documents
+
+
+@pytest.mark.parametrize("name", LOGS)
+@FEW
+@given(st.integers(0, 2**32))
+def test_whatever_is_rolled_back_the_documents_are_those_of_one_pass(name: str, seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311  reproducible
+    lines = sent(name, chance)
+    topics = Topics()
+    partition = topics.restore()
+    while partition.offset < len(lines):
+        apply(partition, lines, partition.offset, partition.offset + chance.randrange(1, 500))
+        if chance.random() < 0.3:
+            partition = topics.restore()  # nothing of it was committed
+        else:
+            topics.commit(partition, urgent_only=chance.random() < 0.8)
+            if chance.random() < 0.3:
+                partition = topics.restore()  # killed behind the commit
+    topics.commit(partition, urgent_only=False)
+    assert topics.documents == one_pass(name)
+
+
+def test_what_was_read_before_is_counted_and_changes_nothing() -> None:
+    lines = list(enumerate(lines_of("edge1.mail.log")))
+    partition = Partition(OPTIONS)
+    apply(partition, lines, 0, len(lines))
+    before = partition.counts.lines, partition.counts.applied
+    apply(partition, lines, 0, len(lines))
+    assert (partition.counts.lines, partition.counts.applied) == (before[0] * 2, before[1])
+    assert partition.counts.ignored["read before"] == before[0]
+    counts = partition.counts
+    assert counts.lines == counts.applied + counts.ignored.total() + counts.unparsed.total()
+
+
+def test_lines_of_other_shippers_are_told_apart_by_their_text() -> None:
+    partition = Partition(OPTIONS)
+    line = b"Nov 23 07:55:08 mx1 postfix/smtpd[94]: B6D781149FE: client=client.example.com[192.0.2.10]"
+    for offset in (5, 6):
+        partition.apply(line, offset, 0, Reading("", 1795500000, 1795500000, ""))
+    assert partition.counts.ignored["duplicate"] == 1
+    assert partition.offset == 7
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 4 * PART_BYTES)), min_size=1, max_size=6))
+@FEW
+def test_a_snapshot_of_any_size_comes_back(sizes: list[int | None]) -> None:
+    """Written again and again as it grows, shrinks and goes: what is stored is the last one, and nothing else."""
+    parts: dict[str, int] = {}
+    stored: dict[str, bytes] = {META: b"\0meta"}
+    for number, size in enumerate(sizes):
+        value = None if size is None else bytes([number]) * size
+        for key, part in split_state("transaction:mx1/AB", value, parts):
+            assert part is None or len(part) <= PART_BYTES + 1
+            if part is None:
+                stored.pop(key, None)
+            else:
+                stored[key] = part
+        state, joined = join_state(stored)
+        assert state.get("transaction:mx1/AB") == value
+        assert joined == parts
+        assert len(stored) == 1 + (0 if value is None else 1 + parts.get("transaction:mx1/AB", 0))

@@ -1,0 +1,189 @@
+"""The reducer against a real broker: each crash point, takeover, zombies, large state, wrong settings."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import contextmanager
+from itertools import count
+from typing import TYPE_CHECKING
+
+import pytest
+
+from reducer.loop import STEPS
+from tests.chaos.__main__ import CONTROL, run
+from tests.chaos.fleet import Child, Fleet
+from tests.chaos.oracle import judge, newest, settle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.kafka_server import Broker
+
+pytestmark = pytest.mark.slow
+
+LINES = 3000
+SETTLE_SECONDS = 90.0
+TAKEOVER_SECONDS = 10.0
+_prefixes = (f"reduce{number}" for number in count())
+
+
+@pytest.fixture
+def fleet(broker: Broker, tmp_path: Path) -> Iterator[Fleet]:
+    """One producer and no reducer yet: a test starts those it wants."""
+    made = Fleet(tmp_path / "fleet", broker, LINES, seed=7, producers=1, reducers=2, prefix=next(_prefixes))
+    yield made
+    made.stop()
+
+
+def reducers(fleet: Fleet) -> list[Child]:
+    return [child for child in fleet.children if child.name.startswith("reducer")]
+
+
+def start_producers(fleet: Fleet) -> None:
+    kept = fleet.children
+    fleet.children = [child for child in kept if child.name.startswith("producer")]
+    fleet.start()
+    fleet.children = kept
+
+
+def write_all(fleet: Fleet) -> None:
+    for _ in fleet.write():
+        pass
+
+
+@contextmanager
+def only(fleet: Fleet, *children: Child) -> Iterator[None]:
+    """Let `tend` care for some children only."""
+    kept, fleet.children = fleet.children, list(children)
+    try:
+        yield
+    finally:
+        fleet.children = kept
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_crash_at_any_step_of_a_commit_changes_nothing(fleet: Fleet, step: str) -> None:
+    start_producers(fleet)
+    write_all(fleet)
+    crashing = reducers(fleet)[0]
+    kept = dict(crashing.environment)
+    crashing.environment["MAILSPAN_TEST_CRASH_POINT"] = step
+    crashing.start()
+    assert crashing.process is not None
+    assert crashing.process.wait(60) == 137, crashing.log.read_text()
+    crashing.environment.clear()
+    crashing.environment.update(kept)
+    with only(fleet, crashing):
+        verdict = settle(fleet, SETTLE_SECONDS)
+    assert verdict.is_right, verdict
+    assert verdict.transactions > 0
+
+
+def test_sigterm_commits_and_leaves_within_seconds(fleet: Fleet) -> None:
+    start_producers(fleet)
+    write_all(fleet)
+    reducer = reducers(fleet)[0]
+    reducer.start()
+    deadline = time.monotonic() + 60
+    while not newest(fleet):
+        assert time.monotonic() < deadline
+    assert reducer.end(signal.SIGTERM, 10) == 0
+    before = Counter(newest(fleet).values())
+    reducer.start()
+    with only(fleet, reducer):
+        assert settle(fleet, SETTLE_SECONDS).is_right
+    assert before
+
+
+def test_another_member_takes_over_in_seconds(fleet: Fleet) -> None:
+    """Both run; one is killed; the other has all partitions, and what they had open, in less than ten seconds."""
+    first, second = reducers(fleet)
+    start_producers(fleet)
+    first.start()
+    second.start()
+    writing = fleet.write()
+    for _ in range(LINES // 200):
+        next(writing, None)
+    with only(fleet, first, second):
+        settle(fleet, SETTLE_SECONDS)
+    first.end(signal.SIGKILL)
+    killed_at = time.monotonic()
+    for _ in writing:
+        pass
+    with only(fleet, second):
+        while not judge(fleet).is_right:
+            assert time.monotonic() - killed_at < SETTLE_SECONDS
+        took = time.monotonic() - killed_at
+    print(f"takeover: everything written {took:.1f} s after the kill")
+    assert took < TAKEOVER_SECONDS + 5  # the oracle itself takes seconds here
+
+
+def test_a_zombie_changes_nothing(fleet: Fleet) -> None:
+    """Frozen for longer than its session, with lines in hand, it wakes up and is refused."""
+    first, second = reducers(fleet)
+    start_producers(fleet)
+    first.start()
+    second.start()
+    writing = fleet.write()
+    for _ in range(LINES // 400):
+        next(writing, None)
+    fleet.freeze(first)
+    for _ in writing:
+        pass
+    with only(fleet, first, second):
+        verdict = settle(fleet, SETTLE_SECONDS)
+    assert verdict.is_right, verdict
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "code"),
+    [
+        ({"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9"}, "MAILSPAN_KAFKA_BOOTSTRAP_SERVERS", 3),
+        ({"TOPIC_PREFIX": "nobody"}, "nobody.raw; run `mailspan setup`", 3),
+        ({"COMMIT_INTERVAL_SECONDS": "0"}, "MAILSPAN_COMMIT_INTERVAL_SECONDS: '0'", 2),
+        ({"INSTANCE": "a b"}, "MAILSPAN_INSTANCE: 'a b'", 2),
+    ],
+)
+def test_wrong_settings_get_one_clear_line(fleet: Fleet, settings: dict[str, str], said: str, code: int) -> None:
+    command = [sys.executable, "-m", "mailspan", "reduce"]
+    done = subprocess.run(command, env=fleet.environment(**settings), capture_output=True, check=False, timeout=60)
+    lines = done.stderr.decode().splitlines()
+    assert done.returncode == code, lines
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+def test_wrong_credentials_are_said(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("wrong\n")
+    settings = {
+        "KAFKA_BOOTSTRAP_SERVERS": fleet.broker.sasl_address,
+        "KAFKA_OPTIONS": "security.protocol=SASL_PLAINTEXT,sasl.mechanism=PLAIN,sasl.username=admin",
+        "KAFKA_PASSWORD_FILE": str(tmp_path / "password"),
+    }
+    command = [sys.executable, "-m", "mailspan", "reduce"]
+    done = subprocess.run(command, env=fleet.environment(**settings), capture_output=True, check=False, timeout=60)
+    assert done.returncode == 3
+    assert b"refuses the credentials" in done.stderr
+    assert b"wrong" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_fleet_survives_faults(broker: Broker, tmp_path: Path) -> None:
+    """A short run of `make chaos`, with a seed; the broker is left alone, for others use it too."""
+    fleet = Fleet(tmp_path / "fleet", broker, 8000, seed=3, prefix=next(_prefixes))
+    faults = ("producer killed", "producer ended", "reducer killed", "reducer ended", "reducer frozen", "log rotated")
+    done, verdict = run(fleet, 8, 0.7, only=faults)
+    assert verdict.is_right, (done, verdict)
+    assert done.total() == 8
+
+
+def test_without_transactions_the_same_faults_do_damage(broker: Broker, tmp_path: Path) -> None:
+    """The control: a harness that cannot see damage proves nothing."""
+    fleet = Fleet(tmp_path / "fleet", broker, 6000, seed=3, prefix=next(_prefixes), reducer_module=CONTROL)
+    _, verdict = run(fleet, 8, 0.7, only=("reducer killed",), settle_seconds=20)
+    assert verdict.lost or verdict.different
