@@ -39,6 +39,7 @@ _SCAN_SECONDS = 1.0
 _SAVE_SECONDS = 1.0
 _ROTATE_WAIT_SECONDS = 10.0
 _FORGET_SECONDS = 86400
+_MOST_STALE_SCANS = 5
 _FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.5, 30.0
 
 
@@ -124,6 +125,7 @@ class Tail:
         self._leaving: list[TailedFile] = []
         self._blocked: set[str] = set()
         self._is_stale = False
+        self._stale_scans = 0
         self._missing: set[str] = set()
         self._look_again: dict[str, int] = {}
         generations, note = checkpoint.load()
@@ -144,6 +146,8 @@ class Tail:
             if now >= self._next_scan:
                 self._next_scan = now + _SCAN_SECONDS
                 self.scan()
+            if self._must_look_again:
+                return True  # before all is found, what is read might be later than what is not
             progress = self._read_logs()
         except SendError as error:
             self._restart(str(error))
@@ -353,6 +357,7 @@ class Tail:
         Files may be renamed while it looks, and a listing may miss them. So when it sees that, it looks again at once;
         a log's rotated files are looked at by two scans, and nothing is taken for lost by the first.
         """
+        self._stale_scans = self._stale_scans + 1 if self._is_stale else 0
         self._is_stale = False
         self._check_open()
         places = self._expand()
@@ -377,11 +382,16 @@ class Tail:
             new += self._look_at_siblings(log, places)
         newest = self._take(new, orphans)
         again = {log: newest.get(log, 0) for log in logs - self._look_again.keys()}
-        if self._is_stale:
+        if self._must_look_again:
             self._next_scan = 0.0
             again |= self._look_again
         self._look_again = again
         self._forget(places)
+
+    @property
+    def _must_look_again(self) -> bool:
+        """Whether files were renamed while it looked; not for ever, as a link that leads nowhere looks like that."""
+        return self._is_stale and self._stale_scans < _MOST_STALE_SCANS
 
     def _check_open(self) -> None:
         """See truncations first: a copy of a file that is still whole is nothing, of one that is not it is the rest."""
@@ -511,7 +521,11 @@ class Tail:
                 if orphan.size > orphan.offset:
                     self.counts.lost_files += 1
                     self._report(f"{orphan.path}: {orphan.size - orphan.offset} bytes were gone before they were read")
-        self._begin(begun)
+        if self._must_look_again:
+            for _, opened in begun:
+                opened.close()
+        else:
+            self._begin(begun)
         return newest
 
     def _is_rest(self, orphan: Generation, place: _Place, opened: OpenFile) -> bool:

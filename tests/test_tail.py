@@ -235,6 +235,52 @@ class _Blind(Tail):
     looks = 0
 
 
+class _Early(Tail):
+    """A tail that is about to open a rotated file which is renamed just then, while its log is not renamed yet."""
+
+    def _open(self, place: _Place) -> OpenFile | None:
+        for happen in self.openings.pop(str(place.path), []):
+            happen()
+        return super()._open(place)
+
+    openings: ClassVar[dict[str, list[Callable[[], None]]]] = {}
+
+
+@pytest.mark.parametrize("is_unknown", [False, True])
+def test_a_rotation_that_has_begun_does_not_change_the_order(rig: Rig, is_unknown: bool) -> None:  # noqa: FBT001
+    rig.make = _Early
+    rig.write(text(0, 3))
+    rig.run()
+    rig.stop()
+    old, older = rig.path("mail.log.1"), rig.path("mail.log.2")
+    if is_unknown:
+        rig.path().rename(rig.path("mail.log.5"))
+    rig.write(text(3, 6))
+    rig.path().rename(old)
+    age(old, -1)
+    rig.write(text(6, 9))
+    age(rig.path(), -2)
+
+    def rename() -> None:
+        old.rename(older)
+
+    _Early.openings[str(old)] = [rename]
+    rig.run()
+    assert rig.lines == numbered(0, 9)
+    rig.stop()
+
+
+def test_a_link_that_leads_nowhere_does_not_stop_it(rig: Rig) -> None:
+    rig.write(text(0, 3))
+    rig.run()
+    rig.path().rename(rig.path("mail.log.1"))
+    rig.path("mail.log.2").symlink_to("/nonexistent")
+    rig.write(text(3, 6))
+    rig.run()
+    rig.run()
+    assert rig.lines == numbered(0, 6)
+
+
 @pytest.mark.parametrize("is_restart", [False, True])
 def test_a_listing_that_misses_a_file(rig: Rig, is_restart: bool) -> None:  # noqa: FBT001 - a parameter
     rig.make = _Blind
