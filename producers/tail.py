@@ -492,7 +492,7 @@ class Tail:
         Return for each log when the newest file was written that was known before.
         """
         unknown: list[tuple[_Place, OpenFile]] = []
-        for place in sorted(new, key=lambda each: (each.status.st_mtime_ns, str(each.path))):
+        for place in sorted(new, key=_age):
             opened = self._open(place)
             if opened is None:
                 continue
@@ -640,3 +640,8 @@ class Tail:
             self._reported.add(message)
             self._report(message)
         return is_new
+
+
+def _age(place: _Place) -> tuple[bool, int, str]:
+    """Sort key from the oldest to the newest: the live file is last, though clocks of files may stand still for 4 ms."""
+    return str(place.path) == place.log, place.status.st_mtime_ns, str(place.path)

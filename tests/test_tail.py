@@ -270,6 +270,19 @@ def test_a_rotation_that_has_begun_does_not_change_the_order(rig: Rig, is_unknow
     rig.stop()
 
 
+def test_a_file_is_rotated_and_made_anew_within_a_tick_of_the_clock(rig: Rig) -> None:
+    rig.write(text(0, 3))
+    rig.run()
+    rig.path().rename(rig.path("mail.log.2"))
+    rig.write(text(3, 6), "mail.log.1")
+    rig.write(text(6, 9))
+    moment = rig.path().stat().st_mtime_ns + 10**9
+    for name in ("mail.log.1", "mail.log"):
+        os.utime(rig.path(name), ns=(moment, moment))
+    rig.run()
+    assert rig.lines == numbered(0, 9)
+
+
 def test_a_link_that_leads_nowhere_does_not_stop_it(rig: Rig) -> None:
     rig.write(text(0, 3))
     rig.run()
