@@ -643,5 +643,5 @@ class Tail:
 
 
 def _age(place: _Place) -> tuple[bool, int, str]:
-    """Sort key from the oldest to the newest: the live file is last, though clocks of files may stand still for 4 ms."""
+    """Sort key from the oldest to the newest: the live file is last, also within a tick of the clock."""
     return str(place.path) == place.log, place.status.st_mtime_ns, str(place.path)
