@@ -17,7 +17,7 @@ SEED ?= 1
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types accept facts bench bench-search kafka tail-property chaos lock clean
+.PHONY: help run test check lint format types accept facts bench bench-search bench-kafka kafka tail-property chaos lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -81,6 +81,9 @@ bench: .venv/.run ## CPU and memory on LINES=1000000 generated lines, beside pfl
 
 bench-search: .venv/.run ## how long each kind of search takes on a million transactions
 	@$(BIN)/python -m bench.search $(ARGS)
+
+bench-kafka: .venv/.run ## the pipeline on a real broker: CPU per line, and restoring a million open transactions
+	@$(BIN)/python -m bench.kafka $(ARGS)
 
 kafka: .venv/.run ## run a Kafka broker in the foreground, to try things out (needs a JDK and Maven)
 	@$(BIN)/python -m tests.kafka_server $(ARGS)

@@ -10,9 +10,10 @@ read. A later version may only append fields; it changes VERSION when that is no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -88,9 +89,11 @@ def decode_header(raw: bytes) -> Header | None:
     return Header(_FRONT.unpack_from(raw)[1], reading)
 
 
-def find_header(headers: Sequence[tuple[str, bytes | None]] | None) -> Header | None:
-    """Return our header among those of a record; None where another shipper wrote it."""
+def find_header(headers: Sequence[tuple[str, Any]] | Mapping[str, Any] | None) -> Header | None:
+    """Return our header among those of a record, as the client gives them; None where another shipper wrote it."""
+    if isinstance(headers, Mapping):
+        headers = list(headers.items())
     for name, raw in headers or ():
-        if name == HEADER_NAME and raw is not None:
+        if name == HEADER_NAME and isinstance(raw, bytes):
             return decode_header(raw)
     return None

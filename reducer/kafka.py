@@ -17,6 +17,7 @@ from confluent_kafka import (
     Consumer,
     KafkaError,
     KafkaException,
+    Message,
     Producer,
     TopicPartition,
 )
@@ -26,9 +27,7 @@ from mailspan.kafka_settings import CREDENTIALS, explain
 from mailspan.topics import OPEN_TRANSACTIONS, RAW, TRANSACTIONS, topic_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from confluent_kafka import Message
+    from collections.abc import Callable, Mapping, Sequence
 
 GROUP = "mailspan-reducer"
 SESSION_TIMEOUT_MS = 6000
@@ -52,15 +51,8 @@ class RolledBackError(Exception):
     """A commit did not happen, or nobody knows: what is in memory is void, the stored state is what counts."""
 
 
-class RawRecord(NamedTuple):
-    """A record of mail.raw."""
-
-    partition: int
-    offset: int
-    key: bytes
-    value: bytes
-    headers: Sequence[tuple[str, bytes | None]]
-    time_ms: int
+RawRecord = Message
+"""A record of mail.raw, as the client gives it: asking it for what is needed costs less than copying all of it."""
 
 
 class Write(NamedTuple):
@@ -149,19 +141,23 @@ class ReducerKafka:
             on_lost=self._on_lost,
         )
 
-    def consume(self, most: int, seconds: float) -> Iterator[RawRecord]:
-        """Yield the next records; partitions come and go in here. Raises ReducerError. Blocks for up to `seconds`."""
+    def consume(self, most: int, seconds: float) -> list[Message]:
+        """Return the next records; partitions come and go in here. Raises ReducerError. Blocks for up to `seconds`."""
         try:
             messages = self._consumer.consume(most, seconds)
         except KafkaException as error:
             raise self._error(error, "to read") from error
-        for message in messages:
-            fault = message.error()
-            if fault is not None:
-                if fault.retriable() or fault.code() in {KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN}:  # noqa: SLF001 - its public names
-                    continue
-                raise self._error(KafkaException(fault), "to read")
-            yield _raw_record(message)
+        if any(message.error() is not None for message in messages):
+            messages = [message for message in messages if self._is_record(message)]
+        return messages
+
+    def _is_record(self, message: Message) -> bool:
+        fault = message.error()
+        if fault is None:
+            return True
+        if fault.retriable() or fault.code() in {KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN}:  # noqa: SLF001 - its public names
+            return False
+        raise self._error(KafkaException(fault), "to read")
 
     def seek(self, partition: int, offset: int | None) -> None:
         """Let a partition run, from an offset on; None: from where the topic begins. Raises ReducerError."""
@@ -353,18 +349,6 @@ class StateReader:
             state.pop(key, None)
         else:
             state[key] = _bytes(value)
-
-
-def _raw_record(message: Message) -> RawRecord:
-    headers = message.headers() or []
-    return RawRecord(
-        message.partition() or 0,
-        message.offset() or 0,
-        _bytes(message.key()),
-        _bytes(message.value()),
-        [(name, _bytes(value)) for name, value in (headers.items() if isinstance(headers, dict) else headers)],
-        message.timestamp()[1],
-    )
 
 
 def _bytes(value: str | bytes | None) -> bytes:

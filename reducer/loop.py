@@ -96,25 +96,27 @@ class Loop:
         elif everything and self._dirty_since is None:
             self._commit(everything=True)
 
-    def _apply(self, record: RawRecord) -> None:
-        partition = self._partitions.get(record.partition)
-        if partition is None or record.offset < partition.offset:
+    def _apply(self, message: RawRecord) -> None:
+        number, offset = message.partition() or 0, message.offset() or 0
+        partition = self._partitions.get(number)
+        if partition is None or offset < partition.offset:
             return  # read before it was paused, or before a seek took hold
-        header = find_header(record.headers)
+        value = message.value() or b""
+        header = find_header(message.headers())
         if header is None:
-            seconds = record.time_ms // 1000
-            reading, offset = Reading("", seconds, seconds, ""), 0
+            seconds = message.timestamp()[1] // 1000
+            reading, line_offset = Reading("", seconds, seconds, ""), 0
         else:
-            reading, offset = header.reading, header.offset
+            reading, line_offset = header.reading, header.offset
         if self._dirty_since is None:
             self._dirty_since = time.monotonic()
         self._records += 1
         try:
-            partition.apply(record.value, record.offset, offset, reading)
+            partition.apply(value, offset, line_offset, reading)
         except Exception as error:  # noqa: BLE001 - a fault of ours on one line must not stop all others
             reason = f"{type(error).__name__}: {error}"
             self._report(f"a record cannot be applied, it goes to the dead letters ({reason})")
-            self._dead.append(Write(DEAD_LETTER, None, record.key, record.value, _reason(reason, record)))
+            self._dead.append(Write(DEAD_LETTER, None, message.key() or b"", value, _reason(reason, number, offset)))
 
     def _commit(self, *, everything: bool) -> None:
         """Write what the partitions have to write. On failure all state is read again."""
@@ -215,9 +217,9 @@ class Loop:
             self._reader = None
 
 
-def _reason(reason: str, record: RawRecord) -> tuple[tuple[str, bytes], ...]:
+def _reason(reason: str, partition: int, offset: int) -> tuple[tuple[str, bytes], ...]:
     return (
         ("reason", reason.encode("utf-8", "backslashreplace")),
-        ("partition", str(record.partition).encode()),
-        ("offset", str(record.offset).encode()),
+        ("partition", str(partition).encode()),
+        ("offset", str(offset).encode()),
     )
