@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mailspan.partition import partition_of
 from reducer.loop import STEPS
 from tests.chaos.__main__ import CONTROL, run
-from tests.chaos.fleet import Child, Fleet
-from tests.chaos.oracle import judge, newest, settle
+from tests.chaos.fleet import PARTITIONS, Child, Fleet
+from tests.chaos.oracle import expected, judge, newest, settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.slow
 LINES = 3000
 SETTLE_SECONDS = 90.0
 TAKEOVER_SECONDS = 10.0
+HUNG_SECONDS = 5.0  # less than a session lasts
 _prefixes = (f"reduce{number}" for number in count())
 
 
@@ -138,6 +140,37 @@ def test_a_zombie_changes_nothing(fleet: Fleet) -> None:
     with only(fleet, first, second):
         verdict = settle(fleet, SETTLE_SECONDS)
     assert verdict.is_right, verdict
+
+
+def test_a_hung_reducer_holds_up_its_own_partitions_only(fleet: Fleet) -> None:
+    """While one hangs and its session still lasts, the documents of the other's hosts are written and can be read."""
+    first, second = reducers(fleet)
+    start_producers(fleet)
+    first.start()
+    second.start()
+    writing = fleet.write()
+    for _ in range(LINES // 400):
+        next(writing, None)
+    with only(fleet, first, second):
+        assert settle(fleet, SETTLE_SECONDS).is_right
+    fleet.freeze(first)
+    for _ in writing:
+        pass
+    wanted = expected(fleet)
+    hosts = {identity.partition("/")[0] for identity in wanted}
+    served: set[str] = set()
+    deadline = time.monotonic() + HUNG_SECONDS
+    while time.monotonic() < deadline:
+        have = newest(fleet)
+        served = {
+            host for host in hosts if all(have.get(i) == d for i, d in wanted.items() if i.startswith(f"{host}/"))
+        }
+    numbers = {host: partition_of(host.encode(), PARTITIONS) for host in hosts}
+    assert served
+    assert served == {host for host in hosts if numbers[host] in {numbers[each] for each in served}}
+    assert served != hosts
+    with only(fleet, first, second):
+        assert settle(fleet, SETTLE_SECONDS).is_right
 
 
 @pytest.mark.parametrize(
