@@ -17,7 +17,8 @@ SEED ?= 1
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types accept facts bench bench-search bench-kafka kafka tail-property chaos lock clean
+.PHONY: help run test check lint format types accept facts bench bench-all bench-open bench-search bench-kafka compiled
+.PHONY: kafka tail-property chaos lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -78,6 +79,18 @@ facts: .venv/.dev ## compare the lab logs with every fact known of their mail
 
 bench: .venv/.run ## CPU and memory on LINES=1000000 generated lines, beside pflogsumm or exigrep
 	@$(BIN)/python -m bench.run --lines $(LINES) --rounds $(ROUNDS) $(ARGS)
+
+bench-all: .venv/.run ## the same for each kind of server
+	@for mta in postfix sendmail exim opensmtpd; do \
+	  echo "== $$mta"; $(BIN)/python -m bench.run --mta $$mta --lines $(LINES) --rounds $(ROUNDS) $(ARGS) || exit 1; \
+	done
+
+bench-open: .venv/.run ## memory and time of a million open transactions, and of restoring them
+	@$(BIN)/python -m bench.open $(ARGS)
+	@$(BIN)/python -m bench.open --restore $(ARGS)
+
+compiled: .venv/.dev ## the optional compiled core, in build/compiled (needs gcc); ARGS=--test runs the fast tests on it
+	@$(BIN)/python -m bench.compiled $(ARGS)
 
 bench-search: .venv/.run ## how long each kind of search takes on a million transactions
 	@$(BIN)/python -m bench.search $(ARGS)

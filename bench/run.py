@@ -24,19 +24,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench import compiled
 from bench.generate import YEAR, add_options, options_of, truth_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 FOLDER = Path("build/bench")
+MAKERS = frozenset({"generate", "world", "postfix_server", "sendmail_server", "exim_server", "opensmtpd_server"})
 LOOP = "import sys\nfor line in open(sys.argv[1], encoding='utf-8', errors='surrogateescape'): pass"
 GOAL_MICROSECONDS = 3.5
 ACCEPTED_RATIO = 0.5
 READING = ("--zone", "UTC", "--year", str(YEAR))
 NOBODY = "nobody-is-called-so"  # what exigrep looks for
 MAXRSS_UNITS_PER_MIB = 1024 * 1024 if sys.platform == "darwin" else 1024
-REFERENCE, PARSE, INDEX = "python: for line", "mailspan parse", "mailspan index"
+REFERENCE, PARSE, INDEX, COMPILED = "python: for line", "mailspan parse", "mailspan index", "parse, compiled"
 PFLOGSUMM, EXIGREP = "pflogsumm", "exigrep"
 PEERS = {"postfix": (PFLOGSUMM, ("pflogsumm",), "pflogsumm"), "exim": (EXIGREP, ("exigrep", NOBODY), "exim4-base")}
 """By MTA: the peer, its command, and the Debian package that has it."""
@@ -89,7 +91,7 @@ def make_log(called: argparse.Namespace) -> Path:
     """Return the log that the options describe, made by a child process unless it is there already."""
     options = options_of(called)
     sources = sorted(Path(__file__).parent.glob("*.py"))
-    made_of = repr(options).encode() + b"".join(source.read_bytes() for source in sources if source.stem != "run")
+    made_of = repr(options).encode() + b"".join(source.read_bytes() for source in sources if source.stem in MAKERS)
     path = FOLDER / f"{options.mta}-{options.lines}-{hashlib.sha256(made_of).hexdigest()[:12]}.log"
     if not path.exists():
         arguments = [
@@ -139,6 +141,12 @@ def rows_for(log: Path, mta: str) -> list[Row]:
         Row(PARSE, [mailspan(), "parse", *READING, str(log)]),
         Row(INDEX, [mailspan(), "index", "--store", f"sqlite:///{store}", *READING, str(log)], store),
     ]
+    if compiled.is_current():
+        # -P: the folder this runs in holds the plain source, and must not come first
+        python = ["env", f"PYTHONPATH={compiled.FOLDER.resolve()}", sys.executable, "-P", "-m", "mailspan"]
+        rows.append(Row(COMPILED, [*python, "parse", *READING, str(log)]))
+    else:
+        print("no compiled core of this source (make compiled): left out")
     if mta not in PEERS:
         print(f"no peer reads {mta} logs: left out")
         return rows

@@ -25,8 +25,9 @@ _ESCAPES = re.compile(rf"(?:\\{_OCTAL}|\\M[-^].|#{_OCTAL})+")
 _ESCAPE = re.compile(rf"\\({_OCTAL})|\\M([-^])(.)|#({_OCTAL})")
 _HOST = re.compile(r"(?P<name>[^\[\]]*)\[(?P<ip>[^\[\]]*)\](?::(?P<port>\d{1,5}))?")
 _IPV4_BYTE = r"(?:1[0-9]{2}|2[0-4][0-9]|25[0-5]|[1-9]?[0-9])"
-_IPV4 = re.compile(rf"{_IPV4_BYTE}(?:\.{_IPV4_BYTE}){{3}}", re.ASCII)
-_USUAL_CLIENT = re.compile(rf"([0-9A-Za-z.-]{{1,255}}) ?\[({_IPV4.pattern})\]", re.ASCII)
+IPV4 = rf"{_IPV4_BYTE}(?:\.{_IPV4_BYTE}){{3}}"
+_IPV4 = re.compile(IPV4, re.ASCII)
+_USUAL_CLIENT = re.compile(rf"([0-9A-Za-z.-]{{1,255}}) ?\[({IPV4})\]", re.ASCII)
 _UNKNOWN = frozenset({"", "unknown", "unverified"})
 
 

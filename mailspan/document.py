@@ -335,6 +335,10 @@ def _of_recipients(
     by_recipient: dict[str, list[Row]], dropped: Mapping[str, Dropped] = _NOTHING_DROPPED
 ) -> tuple[list[Any], ...]:
     """Return `to` and the roll-ups of the given recipients, in the order of _PAGED."""
+    if len(by_recipient) == 1 and not dropped:
+        ((name, rows),) = by_recipient.items()
+        if len(rows) == 1:
+            return _of_row(name, rows[0])
     names = _Names()
     deliveries: dict[str, None] = {}
     shown: list[Row] = []
@@ -369,6 +373,25 @@ def _of_recipients(
         list(names.dsns),
         list(deliveries),
     )
+
+
+def _of_row(name: str, row: Row) -> tuple[list[Any], ...]:
+    """Return the same of one recipient with one row, where there is nothing to join: most mail is so."""
+    attempt, refusal = row.attempt, row.refusal
+    recipient = row.recipient.casefold()
+    recipients, deliveries = [recipient], [f"{row.outcome} {recipient}"]
+    if row.original is not None:
+        original = row.original.casefold()
+        if original != recipient:
+            recipients.append(original)
+            if is_bare(name):
+                deliveries.append(f"{row.outcome} {original}")
+    domains = list(dict.fromkeys([address.rpartition("@")[2] for address in recipients if "@" in address]))
+    relay = None if attempt is None or refusal is not None else attempt.relay
+    said = attempt if refusal is None else refusal
+    dsn = None if said is None else said.dsn
+    relays, dsns = [] if relay is None else [relay], [] if dsn is None else [dsn]
+    return [delivery(row)], recipients, domains, relays, [row.outcome], dsns, deliveries
 
 
 def _of_refusal(transaction: Transaction) -> tuple[list[Any], ...]:

@@ -36,6 +36,8 @@ def early_recipients(transaction: Transaction, rows: Iterable[Row]) -> list[str]
 def group(rows: list[Row]) -> dict[str, list[Row]]:
     """Return the rows of each recipient, in the order of the rows; the key is a name for the group only."""
     own = [own_key(row.recipient, row.original) for row in rows]
+    if len(rows) == 1:
+        return {own[0]: rows}
     finals = {key: row for key, row in zip(own, rows, strict=True) if "@" not in row.recipient}
     delivered_for: dict[str, str] = {}  # by the whole address that a delivery under another name was for
     by_local_part: dict[tuple[str, str], str] = {}

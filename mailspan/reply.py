@@ -34,14 +34,14 @@ def reply_code(text: str) -> int | None:
     if code is None:
         if len(text) == 3 and text.isdigit():  # noqa: PLR2004  a bare code
             return _CODES.get(f"{text} ")
-        match = _HOST_SAID.match(text)
+        match = _HOST_SAID.match(text) if text[:5] == "host " else None
         return int(match[1]) if match else None
     return code
 
 
 def reply_dsn(text: str) -> str | None:
     """Return the enhanced status code right behind the reply's code, None where there is none."""
-    match = _DSN.match(text)
+    match = _DSN.match(text) if text[:3].isdecimal() else None
     return match[1] if match else None
 
 

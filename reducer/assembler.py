@@ -61,6 +61,15 @@ _FINAL = frozenset({"delivered", "relayed", "expanded", "discarded", "bounced", 
 _BEFORE_MESSAGE_ID = frozenset({"rejected", "discarded"})
 
 
+class _Tally:
+    """How many transactions of all hosts are not packed."""
+
+    __slots__ = ("unpacked",)
+
+    def __init__(self) -> None:
+        self.unpacked = 0
+
+
 class _Host:
     """The transactions of one host and its event clock. Those that rest are kept packed: as snapshots."""
 
@@ -74,18 +83,18 @@ class _Host:
         "seconds",
         "sessions",
         "sessions_changed",
+        "tally",
         "transactions",
-        "unpacked",
     )
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, tally: _Tally) -> None:
         self.name = name
+        self.tally = tally
         self.clock = 0
         self.away = 0  # the latest stamp far from the clock, and how many seconds in a row agreed with it
         self.agreed = 0
         self.saved = (0, 0, 0)  # clock, away and agreed as last stored
         self.transactions: dict[str, Transaction | bytes] = {}
-        self.unpacked = 0  # how many at the most are not packed
         self.sessions: sessions.Sessions = {}
         self.sessions_changed = False  # since they were last stored
         self.due: dict[int, dict[str, None]] = {}  # the queue IDs to look at, each once, when the clock passes a second
@@ -108,17 +117,8 @@ class _Host:
     def unpack(self, queue_id: str, packed: bytes) -> Transaction:
         """Unpack a transaction that is wanted again."""
         found = self.transactions[queue_id] = unpack(packed)
-        self.unpacked += 1
+        self.tally.unpacked += 1
         return found
-
-    def pack_resting(self) -> None:
-        """Pack the half that was touched longest ago, but what waits to be written."""
-        active = [found for found in self.transactions.values() if not isinstance(found, bytes)]
-        active.sort(key=_touched)
-        packable = [found for found in active[: len(active) // 2] if not waits(found)]
-        for found in packable:
-            self.transactions[found.queue_id] = pack(found, _due(found))
-        self.unpacked = len(active) - len(packable)
 
     def unpacked_ones(self) -> Iterator[Transaction]:
         """Yield the newest transaction of each ID; a packed one is unpacked for the time it is looked at."""
@@ -143,8 +143,8 @@ class Assembler:
 
     `apply` takes one record. A single pass takes `forgotten` as it goes and `remaining` at its end. An incremental
     one (`incremental=True`) writes `changed` and `snapshot_changes` together, and begins with `restore`. Without
-    `rejections` what was refused before it had a queue ID is counted only. Of each host at most about `most_unpacked`
-    transactions are kept unpacked, which takes some ten times the memory.
+    `rejections` what was refused before it had a queue ID is counted only. At most `most_unpacked` transactions, of all
+    hosts together, are kept unpacked, which takes some ten times the memory.
     """
 
     def __init__(
@@ -152,6 +152,8 @@ class Assembler:
     ) -> None:
         self._hosts: dict[str, _Host] = {}
         self._most_unpacked = most_unpacked
+        self._tally = _Tally()
+        self._pack_at = most_unpacked
         self._incremental = incremental
         self._rejections = rejections
         self._forgotten: list[Transaction] = []
@@ -359,10 +361,15 @@ class Assembler:
                             self._changed.append(newest)
                         newest = newest.earlier
 
+    @property
+    def unpacked_count(self) -> int:
+        """How many transactions of all hosts are kept unpacked."""
+        return self._tally.unpacked
+
     def _host(self, name: str) -> _Host:
         host = self._hosts.get(name)
         if host is None:
-            host = self._hosts[name] = _Host(name)
+            host = self._hosts[name] = _Host(name, self._tally)
         return host
 
     def remaining(self) -> Iterator[Transaction]:
@@ -420,13 +427,14 @@ class Assembler:
 
     def _forget_due(self, host: _Host, queue_id: str) -> None:
         """Forget the incarnations of an ID whose time has come; look again when the next one is due."""
-        kept: list[Transaction] = []
-        found = host.transactions.pop(queue_id, None)
+        found = host.transactions.get(queue_id)
+        if found is None:
+            return
         if isinstance(found, bytes) and due_of(found) > host.clock:
-            host.transactions[queue_id] = found
             host.look_again(queue_id, due_of(found))
             return
-        transaction = unpack(found) if isinstance(found, bytes) else found
+        kept: list[Transaction] = []
+        transaction: Transaction | None = unpack(found) if isinstance(found, bytes) else found
         while transaction is not None:
             earlier, transaction.earlier = transaction.earlier, None
             if _due_alone(transaction) > host.clock:
@@ -437,14 +445,21 @@ class Assembler:
             else:
                 self._forgotten.append(transaction)
             transaction = earlier
+        self._tally.unpacked += bool(kept) - (not isinstance(found, bytes))
         if kept:
             host.transactions[queue_id] = kept[0]
             for newer, older in pairwise(kept):
                 newer.earlier = older
             host.look_again(queue_id, _due(kept[0]))
+        else:
+            del host.transactions[queue_id]
 
     def _begin(self, host: _Host, record: Record, queue_id: str, earlier: Transaction | None) -> Transaction:
         """Open a transaction; the one before it under the same ID lost its tail if no line closed it."""
+        if earlier is None:
+            if self._tally.unpacked >= self._pack_at:
+                self._pack_resting()  # now: what is begun here is not whole yet, and must not be packed
+            self._tally.unpacked += 1
         transaction = Transaction(host.name, queue_id, record.mta, host.clock)
         if earlier is not None:
             if earlier.closed_by is None and not (earlier.mta in COUNTED_MTAS and is_counted_closed(earlier)):
@@ -454,10 +469,19 @@ class Assembler:
             transaction.earlier = earlier
         host.transactions[queue_id] = transaction
         host.look_again(queue_id, host.clock + LINGER_CLIENT_ONLY_SECONDS)
-        host.unpacked += 1
-        if host.unpacked > self._most_unpacked:
-            host.pack_resting()
         return transaction
+
+    def _pack_resting(self) -> None:
+        """Pack the half that was touched longest ago, by the clocks of their hosts, but what waits to be written."""
+        every = (found for host in self._hosts.values() for found in host.transactions.values())
+        active = [found for found in every if not isinstance(found, bytes)]
+        active.sort(key=_touched)
+        packable = [found for found in active[: len(active) // 2] if not waits(found)]
+        for found in packable:
+            self._hosts[found.host].transactions[found.queue_id] = pack(found, _due(found))
+        self._tally.unpacked = len(active) - len(packable)
+        # Where most of them wait, not at each beginning again.
+        self._pack_at = max(self._most_unpacked, self._tally.unpacked + self._most_unpacked // 2)
 
     def _touch(self, host: _Host, transaction: Transaction) -> None:
         transaction.touched = host.clock

@@ -1,10 +1,14 @@
 """Snapshots: the state of open and lingering transactions as bytes, and back. Pure.
 
 A snapshot is one byte of schema version, one that is 1 where changes wait to be written as documents, the event time
-when it is due to be looked at again (8 bytes), and MessagePack: the transaction's struct as it is, its earlier
-incarnations inside it. Lines are kept as digests with their stamps: enough to know a line again, and to count and date
-it. This version reads its own schema and the one before (there is none yet); fields that are added at a struct's end
-need no new one.
+when it is due to be looked at again (8 bytes), and a zstandard frame of MessagePack: the transaction's struct as it is,
+its earlier incarnations inside it. Due time and changes can be read without decompressing. The frame names the
+dictionary that it was made with (reducer/dictionary.py); one that names none is read, too. Lines are kept as digests
+with their stamps: enough to know a line again, and to count and date it.
+
+This version reads its own schema and the one before, 2, which had the MessagePack as it is; fields that are added at a
+struct's end need no new one. Snapshots of hosts' sessions, which are few, are not compressed. For one thread: the
+compressors are not made for more.
 """
 
 from __future__ import annotations
@@ -12,8 +16,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
+import zstandard
 
 from mailspan.transaction import LineKey, Transaction, digest
+from reducer.dictionary import DICTIONARY
 from reducer.sessions import Session
 
 if TYPE_CHECKING:
@@ -21,7 +27,9 @@ if TYPE_CHECKING:
 
     from reducer.sessions import Sessions
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_UNCOMPRESSED_VERSION = 2
+_LEVEL = 1
 
 _Fact = TypeVar("_Fact")
 _Stored = TypeVar("_Stored")
@@ -30,6 +38,8 @@ _VERSION_BYTE = bytes((SCHEMA_VERSION,))
 _HEAD_BYTES = 10
 _encode = msgspec.msgpack.Encoder().encode
 _transaction = msgspec.msgpack.Decoder(Transaction)
+_compress = zstandard.ZstdCompressor(level=_LEVEL, dict_data=DICTIONARY, write_checksum=False).compress
+_decompress = zstandard.ZstdDecompressor(dict_data=DICTIONARY).decompress
 _sessions = msgspec.msgpack.Decoder(dict[str, Session])
 
 
@@ -40,7 +50,7 @@ class SnapshotError(ValueError):
 def pack(newest: Transaction, due: int) -> bytes:
     """Return the snapshot of all incarnations of a queue ID, the newest first; `due` is an event time in seconds."""
     head = bytes((SCHEMA_VERSION, waits(newest))) + due.to_bytes(8, "big", signed=True)
-    return head + _encode(_with_digests(newest))
+    return head + _compress(_encode(_with_digests(newest)))
 
 
 def waits(newest: Transaction) -> bool:
@@ -63,7 +73,18 @@ def unpack(snapshot: bytes) -> Transaction:
 
     Raises SnapshotError for bytes that are no snapshot, or one of another schema version.
     """
-    return _unpack(snapshot, _HEAD_BYTES, _transaction)
+    return _decoded(plain_part(snapshot), _transaction)
+
+
+def plain_part(snapshot: bytes) -> bytes:
+    """Return a snapshot's MessagePack. Raises SnapshotError as `unpack` does."""
+    version = _version_of(snapshot)
+    if version == _UNCOMPRESSED_VERSION:
+        return snapshot[_HEAD_BYTES:]
+    try:
+        return _decompress(memoryview(snapshot)[_HEAD_BYTES:])
+    except (zstandard.ZstdError, MemoryError) as error:  # a broken frame may claim any size
+        raise SnapshotError(f"not a snapshot: {error}") from error
 
 
 def pack_sessions(sessions: Sessions) -> bytes:
@@ -73,14 +94,20 @@ def pack_sessions(sessions: Sessions) -> bytes:
 
 def unpack_sessions(snapshot: bytes) -> Sessions:
     """Return a host's sessions. Raises SnapshotError as `unpack` does."""
-    return _unpack(snapshot, 1, _sessions)
+    _version_of(snapshot)
+    return _decoded(snapshot[1:], _sessions)
 
 
-def _unpack(snapshot: bytes, at: int, decoder: msgspec.msgpack.Decoder[_Stored]) -> _Stored:
-    if snapshot[:1] != _VERSION_BYTE:
-        raise SnapshotError(f"a snapshot of schema version {SCHEMA_VERSION} was expected")
+def _version_of(snapshot: bytes) -> int:
+    version = snapshot[0] if snapshot else 0
+    if version not in (SCHEMA_VERSION, _UNCOMPRESSED_VERSION):
+        raise SnapshotError(f"a snapshot of schema version {_UNCOMPRESSED_VERSION} or {SCHEMA_VERSION} was expected")
+    return version
+
+
+def _decoded(content: bytes, decoder: msgspec.msgpack.Decoder[_Stored]) -> _Stored:
     try:
-        return decoder.decode(memoryview(snapshot)[at:])
+        return decoder.decode(content)
     except msgspec.MsgspecError as error:
         raise SnapshotError(f"not a snapshot: {error}") from error
 

@@ -15,7 +15,9 @@ PURE_STANDARD = {
     "heapq", "ipaddress", "itertools", "re", "struct", "typing",
 }  # fmt: skip
 CLIENTS = {"reducer/kafka.py", "reducer/loop.py"}  # the edge of the reducer: a broker, and how long to wait for it
-PURE_LIBRARIES = {"msgspec", "orjson"}
+PURE_LIBRARIES = {"msgspec", "orjson", "zstandard"}
+ALLOWED = {("mailspan/terminal.py", "os"), ("reducer/dictionary.py", "importlib")}
+"""What else may be imported: the terminal's width, a data file of the package."""
 CLOCKS = {("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"), ("date", "today"), ("time", "time")}
 MAY_IMPORT = {
     "core": {"mailspan"},
@@ -59,10 +61,9 @@ def faults(path: str, source: str) -> list[str]:
             found.append(f"{path} imports {name}")
         if part == "core" and name.startswith(("mailspan.commands", "mailspan.inputs", "mailspan.settings")):
             found.append(f"{path} imports {name}")
-        if part in {"core", "reducer"} and top not in OURS | PURE_STANDARD | PURE_LIBRARIES:
-            allowed = (path == "mailspan/terminal.py" and top == "os") or path in CLIENTS
-            if not allowed:
-                found.append(f"{path} imports {name}")
+        is_pure = top in OURS | PURE_STANDARD | PURE_LIBRARIES or (path, top) in ALLOWED
+        if part in {"core", "reducer"} and path not in CLIENTS and not is_pure:
+            found.append(f"{path} imports {name}")
     if part in {"core", "reducer"}:
         found += [
             f"{path} reads a clock: {ast.unparse(node)}"

@@ -49,6 +49,7 @@ _LOST = re.compile(
     r"(?:messages lost due to rate-limiting|Suppressed \d+ messages|begin to drop messages due to rate-limiting"
     r"|imuxsock lost \d+ messages)"
 )
+_PROCESS_ID = re.compile(r"[0-9]{1,10}\]")
 _LOGGERS = frozenset({"rsyslogd", "syslog-ng", "systemd-journald", "journal", "syslogd"})
 _LEVELS = ("warning: ", "error: ", "fatal: ", "panic: ")
 
@@ -66,14 +67,53 @@ class _Program:
         self.is_id = is_id
 
 
+class _Stamps:
+    """The stamps at hand of one zone: the last seconds without a year, and the minute of the last one."""
+
+    __slots__ = ("begin", "by_text", "minute", "minute_guessed", "minute_text")
+
+    def __init__(self) -> None:
+        self.by_text: dict[str, Stamp] = {}  # by "Nov 23 07:55:08 ", of two minutes at most
+        self.begin = 0
+        self.minute_text, self.minute, self.minute_guessed = "", 0, False  # "Nov 23 07:55:", when it began
+
+    def go_on(self, second: int) -> None:
+        """Forget what is of another time than a line of that second, of any host."""
+        if not 0 <= second - self.begin < MAX_SECONDS:
+            self.begin = second
+            self.forget()
+
+    def forget(self) -> None:
+        """Forget all stamps: what comes next may be of another hour or year."""
+        self.by_text.clear()
+        self.minute_text = ""
+
+    def in_minute(self, text: str) -> Stamp | None:
+        """Give a stamp its time if it is of the same minute as the last one, without asking the calendar."""
+        if text[:13] != self.minute_text:
+            return None
+        second = text[13:15]
+        if not (second.isdecimal() and second.isascii() and second < "60" and text[15:] == " "):
+            return None
+        return self.remember(text, Stamp(self.minute + int(second), 0, 0, self.minute_guessed))
+
+    def remember(self, text: str, stamp: Stamp) -> Stamp:
+        """Keep a stamp for the other lines of its second."""
+        if len(self.by_text) > MAX_SECONDS:
+            self.by_text.clear()
+        self.by_text[text] = stamp
+        return stamp
+
+
 class _Head:
     """What stands between the stamp and the message, `host program[pid]`, once it was read."""
 
-    __slots__ = ("program", "source")
+    __slots__ = ("program", "source", "stamps")
 
-    def __init__(self, program: _Program | Ignored, source: Source) -> None:
+    def __init__(self, program: _Program | Ignored, source: Source, stamps: _Stamps) -> None:
         self.program = program
         self.source = source
+        self.stamps = stamps
 
 
 _IS_POSTFIX = ids.IdForm(ids.POSTFIX)
@@ -166,11 +206,10 @@ class Parser:
         self._exim = EximLines(self._aliases.get(self._default_host, self._default_host), self._zone, self._bound)
         self._programs: dict[str, _Program | Ignored] = {}
         self._hosts: dict[str, str] = {}
-        self._stamps: dict[str, Stamp] = {}  # by "Nov 23 07:55:08 ", of two minutes at most
-        self._stamps_begin = 0
-        self._minute_text, self._minute, self._minute_guessed = "", 0, False  # "Nov 23 07:55:", when it began
+        self._stamps: dict[tzinfo | None, _Stamps] = {}  # by zone
         self._moments: dict[tuple[str, str], int] = {}  # by "2026-11-23T07:55:08", "+01:00"
         self._heads: dict[str, _Head] = {}  # by "host program[pid]"
+        self._programs_of_hosts: dict[str, _Head] = {}  # by "host program"
 
     def calibrate(self, lines: Iterable[str]) -> bool:
         """Look through the first lines of the input, and samples of the rest, for what tells the first one's year.
@@ -214,28 +253,32 @@ class Parser:
         """Say when the lines that follow were read, where that is the reference of each (`TimeSettings.is_live`)."""
         if self._calendar.reference != reference:
             self._calendar.reference = reference
-            self._stamps.clear()
             self._moments.clear()
-            self._minute_text = ""
+            for stamps in self._stamps.values():
+                stamps.forget()
             self._exim.forget_stamps()
 
     def parse(self, line: str) -> Record | Ignored | Unparsed:
         """Read one line without its end, LF or CR LF. Any text may come in: nothing is raised for what a log says.
 
-        The plain form with a stamp, host, program and PID seen before is read right here; `_parse_any` reads all.
+        The plain form, of a host and a program seen before, is read right here; `_parse_any` reads all.
         """
         parts = line.split(": ", 2)
         begin = parts[0]
-        stamp = self._stamps.get(begin[:16])
-        if stamp is not None:
-            head = self._heads.get(begin[16:])
-        elif begin[:13] == self._minute_text:
-            head = self._heads.get(begin[16:])
-            stamp = self._in_minute(begin[:16]) if head is not None else None
+        stamp: Stamp | None = None
+        if begin[3:4] == " ":  # Nov 23 07:55:08 host program[pid]
+            text = begin[16:]
+            head = self._heads.get(text) or self._head_of_process(text)
+            if head is not None:
+                stamps = head.stamps
+                stamp = stamps.by_text.get(begin[:16]) or stamps.in_minute(begin[:16])
+        elif begin[10:11] == " ":
+            return self._parse_any(line)  # Exim's own stamp
         else:
-            stamp_text, _, head_text = begin.partition(" ")
-            head = self._heads.get(head_text)
-            stamp = self._fine_stamp(stamp_text) if head is not None else None
+            stamp_text, _, text = begin.partition(" ")
+            head = self._heads.get(text) or self._head_of_process(text)
+            if head is not None:
+                stamp = self._fine_stamp(stamp_text)
         if stamp is None or head is None or len(line) > MAX_LINE_CHARACTERS or line[-1] == "\r":
             return self._parse_any(line)
         program = head.program
@@ -262,18 +305,31 @@ class Parser:
             return event
         return Record(stamp, head.source, queue_id, text, event, session)
 
-    def _in_minute(self, text: str) -> Stamp | None:
-        """Give a stamp of the same minute as the last one its time, without asking the calendar."""
-        second = text[13:15]
-        if not (second.isdecimal() and second.isascii() and second < "60" and text[15:] == " "):
+    def _head_of_process(self, text: str) -> _Head | None:
+        """Return the head of a process that was not met before, of a program that was; Sendmail has one for each mail."""
+        name, _, pid = text.partition("[")
+        known = self._programs_of_hosts.get(name)
+        if known is None or _PROCESS_ID.fullmatch(pid) is None:
             return None
-        return self._remember(text, Stamp(self._minute + int(second), 0, 0, self._minute_guessed))
+        pid = pid[:-1]
+        source = known.source
+        source = Source(source.host, source.program, pid, source.mta, f"{source.program}[{pid}]")
+        head = _Head(known.program, source, known.stamps)
+        self._remember_head(text, head)
+        return head
 
-    def _remember(self, text: str, stamp: Stamp) -> Stamp:
-        if len(self._stamps) > MAX_SECONDS:
-            self._stamps.clear()
-        self._stamps[text] = stamp
-        return stamp
+    def _remember_head(self, text: str, head: _Head) -> None:
+        if len(self._heads) >= MAX_NAMES:
+            self._heads.clear()
+        self._heads[text] = head
+
+    def _stamps_of(self, host: str) -> _Stamps:
+        """Return the stamps of the host's zone; there are as many as the settings name."""
+        zone = self._zone(host)
+        stamps = self._stamps.get(zone)
+        if stamps is None:
+            stamps = self._stamps[zone] = _Stamps()
+        return stamps
 
     def _fine_stamp(self, text: str) -> Stamp | None:
         """Read `2026-11-23T07:55:08.123456+01:00`; None for any other text."""
@@ -321,21 +377,21 @@ class Parser:
                 _source(header, host, program),
                 lambda queue_id: self._place(header, host, "exim", queue_id, ""),
             )
-        plain = header.wall is not None and not header.fraction and not self._zones and line[15:16] == " "
-        if header.host is not None:
+        stamp_text = ""
+        if header.host is not None and header.program not in _LOGGERS:
             begin = line.partition(": ")[0]
-            head = begin[16:] if plain else begin.partition(" ")[2] if header.stamp is not None else ""
+            is_plain = header.wall is not None and not header.fraction and line[15:16] == " "
+            head = begin[16:] if is_plain else begin.partition(" ")[2] if header.stamp is not None else ""
             if head.startswith(f"{header.host} {header.program}"):
-                if len(self._heads) >= MAX_NAMES:
-                    self._heads.clear()
-                self._heads[head] = _Head(program, _source(header, host, program))
-            else:
-                plain = False
-        else:
-            plain = False
+                source = _source(header, host, program)
+                known = _Head(program, source, self._stamps_of(host))
+                self._remember_head(head, known)
+                if head == f"{header.host} {header.program}[{header.pid}]" and len(self._programs_of_hosts) < MAX_NAMES:
+                    self._programs_of_hosts[f"{header.host} {header.program}"] = known
+                stamp_text = line[:16] if is_plain else ""
         if isinstance(program, Ignored):
             return program
-        return self._read(program, header, host, line[:16] if plain else "")
+        return self._read(program, header, host, stamp_text)
 
     def _read(
         self, program: _Program, header: syslog.Header, host: str, stamp_text: str
@@ -397,10 +453,10 @@ class Parser:
         millisecond = int((fraction + "00")[:3]) if fraction else 0
         stamp = Stamp(placed.second, millisecond, len(fraction), placed.is_guessed)
         if stamp_text and placed.is_common:
-            if not 0 <= placed.second - self._stamps_begin < MAX_SECONDS:
-                self._stamps.clear()
-                self._stamps_begin = placed.second
-            self._minute_text, self._minute = stamp_text[:13], stamp.second - header.wall.second
-            self._minute_guessed = stamp.guessed
-            return self._remember(stamp_text, stamp)
+            stamps = self._stamps_of(host)
+            for each in self._stamps.values():  # an hour that comes twice may be known by the lines of other zones
+                each.go_on(placed.second)
+            stamps.minute_text, stamps.minute = stamp_text[:13], stamp.second - header.wall.second
+            stamps.minute_guessed = stamp.guessed
+            return stamps.remember(stamp_text, stamp)
         return stamp

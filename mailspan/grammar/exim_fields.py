@@ -49,6 +49,16 @@ _FIELD = (
 FIELDS = re.compile(rf"(?: (?:{_FIELD})(?=[ :]|\Z))*+", re.DOTALL)
 """The fields of a delivery line (`=>`, `**`, `==` and their kin), in any order, each at most once."""
 
+USUAL_DELIVERY = re.compile(
+    r'(?P<recipient>[^ <>"()|/\\#:,][^ <>"()\\#:]*+)(?: <(?P<original>[^ <>"\\#]++)>)?'
+    r"(?: F=<(?P<sender>[^ <>\"\\]*+)>)?(?: P=<[^ <>\"\\]*+>)?(?: R=(?P<router>[^ :]++))? T=(?P<transport>[^ :]++)"
+    r"(?: H=(?P<host>[^ ]++) \[(?P<ip>[0-9A-Fa-f:.]*+)\](?::(?P<port>[0-9]{1,5}))?)?(?: X=(?P<tls>[^ ]*[^ :]))?"
+    r'(?: CV=[a-z]++)?(?: DN="[^"]*+")?(?: K)?(?: C="(?P<confirmation>(?:[^"\\]|\\.)*+)")?'
+    rf"(?: QT=(?P<queue_time>{_TIME}))?(?: DT=(?P<delivery_time>{_TIME}))?(?P<name>)(?P<protocol>)\Z",
+    re.DOTALL,
+)
+"""The whole of a usual delivery line: what read_address and FIELDS find in it, in one go."""
+
 _SMTP_ERROR = re.compile(r"(?:SMTP|LMTP) error from remote mail(?: server|er) after (?:pipelined )?")
 _COMMAND = re.compile(r"(?:MAIL FROM|RCPT TO):(?=<)")
 _OLD_HOST = re.compile(r"host [^ ]+ \[[^\]]*+\](?::[0-9]+)?: ")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from mailspan.address import INSIDE, canonical_ip, clean_address, relay_name, unbracket
+from mailspan.address import INSIDE, IPV4, canonical_ip, clean_address, relay_name, unbracket
 from mailspan.event import (
     Aborted,
     Attempted,
@@ -29,7 +29,9 @@ from mailspan.event import (
 from mailspan.grammar.exim_fields import (
     FIELDS,
     HOST,
+    USUAL_DELIVERY,
     WORD,
+    Address,
     codes_in,
     read_address,
     read_client,
@@ -57,6 +59,12 @@ _REST = re.compile(
     rf'(?: id\*?=(?P<id>{WORD}))?(?: T="(?P<subject>(?:[^"\\]|\\.)*+)(?:"|\Z))?'
     rf"(?: from <(?P<claimed>{INSIDE})>)?(?: for (?P<recipients>.*))?",
     re.DOTALL,
+)
+_USUAL_ARRIVAL = re.compile(
+    rf'<= (?P<sender>[^ <>"\\#]++) H=(?P<name>[^ ()\[\]]{{1,255}}+) \[(?P<ip>{IPV4})\] P=(?P<protocol>[^ ]++)'
+    r"(?: X=(?P<tls>[^ ]++))?(?: CV=[a-z]++)?(?: A=(?P<auth>[^ ]++))? S=(?P<size>[0-9]{1,15})"
+    r'(?: id=(?P<id>[^ "]++))?\Z',
+    re.ASCII,
 )
 _BARE_ARRIVAL = re.compile(rf"(?:<=|\(=) (?P<sender>{WORD})")
 _LISTED = re.compile(r'(?:"(?:[^"\\]|\\.){0,80}+"|[^ "])++|"')
@@ -143,6 +151,17 @@ _RELAY_REMARK = re.compile(r"H=[^ ]+ \[[^\]]*+\]")
 
 def read_arrival(text: str, _program: str) -> Reading:
     """`<= S R=ID H=N (helo) [ip] U= P= X= CV= A=auth:user S=size M8S= DKIM= RT= id= T="subject" from <S> for R1 R2`."""
+    usual = _USUAL_ARRIVAL.match(text)
+    if usual is not None:
+        sender, name, ip, protocol, tls, auth, size, message_id = usual.groups()
+        event = Received(
+            Client(f"{name} [{ip}]", name, ip), sender, int(size), None, None, protocol, queued=True, tls=tls
+        )
+        if auth is not None:
+            event.sasl_username = _login(auth)
+        if message_id is not None:
+            event.message_id = unbracket(message_id)
+        return event
     head = _ARRIVAL.match(text)
     if head is None:
         bare = _BARE_ARRIVAL.match(text)
@@ -200,10 +219,16 @@ def _login(auth: str) -> str | None:
 
 def read_delivery(text: str, _program: str) -> Reading:
     """`=> A (parent) <O> F=<S> P=<R> R=router T=transport S= H=N [ip]:port X= A= L K C="reply" QT= DT=`; `->`, `>>`, `*>`."""
-    address = read_address(text, 3)
-    fields = FIELDS.match(text, address.end)
-    if fields is None or not address.recipient:
-        return None
+    fields = USUAL_DELIVERY.match(text, 3)
+    if fields is not None:
+        original = fields["original"]
+        end = fields.end("recipient") if original is None else fields.end("original") + 1
+        address = Address(fields["recipient"], original if original != fields["recipient"] else None, end)
+    else:
+        address = read_address(text, 3)
+        fields = FIELDS.match(text, address.end)
+        if fields is None or not address.recipient:
+            return None
     is_bare = fields["transport"] is None and fields["router"] is None
     if is_bare and text.startswith(("blackhole ", "discarded ("), 3):
         return Inspected("discard", text[3:])

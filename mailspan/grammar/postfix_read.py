@@ -158,9 +158,9 @@ def _attempted(  # noqa: PLR0913, PLR0917  the fields of a line, in its order
     relay: str,
     delay: str | None,
     before: str | None,
-    inside: str,
-    connection: str,
-    transmission: str,
+    inside: str | None,
+    connection: str | None,
+    transmission: str | None,
     tls: str | None,
     dsn: str | None,
     status: str,
@@ -174,6 +174,9 @@ def _attempted(  # noqa: PLR0913, PLR0917  the fields of a line, in its order
     name, ip, port = _relay(relay)
     if program in _OWN_WORDS and name != "none" and "[" not in relay:
         name = "local"
+    delays = None
+    if before is not None and inside is not None and connection is not None and transmission is not None:
+        delays = float(before), float(inside), float(connection), float(transmission)
     child: str | None = None
     if outcome == "expanded":
         child = words[13:] if is_postfix(words[13:]) else None
@@ -190,7 +193,7 @@ def _attempted(  # noqa: PLR0913, PLR0917  the fields of a line, in its order
         dsn,
         None if program in _OWN_WORDS else reply_code(words),
         float(delay) if delay is not None else None,
-        (float(before), float(inside), float(connection), float(transmission)) if before is not None else None,
+        delays,
         program,
         None,
         child,

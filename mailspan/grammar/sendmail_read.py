@@ -45,10 +45,13 @@ _LIST_ITEM = re.compile(rf'(?:<{INSIDE}>|{QUOTED}|\\\\[^\\]|[^,"<])++')
 _CLASSIC_ITEM = re.compile(rf'(?:<{CLASSIC_INSIDE}>|{CLASSIC_QUOTED}|[^,"<])++')
 _SIZE = re.compile(r", size=(-?[0-9]{1,18}), class=-?[0-9]+(?:, pri=-?[0-9]+)?, nrcpts=([0-9]{1,18})")
 _INTERVAL = r"(?:[0-9]{1,9}\+)?[0-9]{1,9}(?::[0-9]{1,9}){0,2}"  # pintvl(): days+hours:minutes:seconds
-_ENVELOPE = re.compile(
-    r"(?:, msgid=(?P<msgid>.*?))?(?:, bodytype=[^,]*)?(?:, proto=(?P<proto>[^,]*))?(?:, daemon=[^,]*)?"
-    r"(?:, tls_verify=[^,]*)?(?:, auth=[^,]*)?(?:, relay=(?P<relay>[^,]*))?\Z",
-    re.DOTALL,
+_ENVELOPE, _USUAL_ENVELOPE = (
+    re.compile(
+        rf"(?:, msgid=(?P<msgid>{msgid}))?(?:, bodytype=[^,]*)?(?:, proto=(?P<proto>[^,]*))?(?:, daemon=[^,]*)?"
+        r"(?:, tls_verify=[^,]*)?(?:, auth=[^,]*)?(?:, relay=(?P<relay>[^,]*))?\Z",
+        re.DOTALL,
+    )
+    for msgid in (r".*?", r"[^,]*+")
 )
 _ATTEMPT = re.compile(
     rf"(?:, ctladdr=(?P<ctladdr>(?:<{INSIDE}>|{QUOTED}|[^,\"<])++))?(?:, delay=(?P<delay>{_INTERVAL}))?"
@@ -157,7 +160,7 @@ def read_sender(text: str, _program: str) -> Reading:
         if match is None:
             return None
         at = match.start()
-    envelope = _ENVELOPE.match(text, match.end())
+    envelope = _USUAL_ENVELOPE.match(text, match.end()) or _ENVELOPE.match(text, match.end())
     sender: str | None = text[5:at]
     if truncated:
         sender = text[6:at] if text[5:6] == "<" else text[5:at]
