@@ -17,8 +17,7 @@ SEED ?= 1
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types accept facts bench bench-all bench-open bench-search bench-kafka compiled
-.PHONY: kafka tail-property chaos lock clean
+.PHONY: help run test check lint format types accept facts bench bench-all bench-open bench-search bench-kafka compiled kafka tail-property chaos lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile

@@ -2,7 +2,7 @@
 
 A copy of the packages in build/compiled, its hot modules compiled by mypyc from the same source, unchanged. The plain
 source stays the truth and the installation is not touched: run the copy with `PYTHONPATH=build/compiled python -P -m
-mailspan …`. With --test all fast tests run against it (docs/adr/0008). What defines structs that are decoded (events,
+mailspan …`. With --test all fast tests run against it (docs/adr/0012). What defines structs that are decoded (events,
 records, transactions, sessions) is not compiled: mypyc leaves no types on their fields.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 FOLDER = Path("build/compiled")
-PACKAGES = ("mailspan", "reducer", "sink", "search")
+PACKAGES = ("mailspan", "producers", "reducer", "sink", "search")
 FOR_TESTS = ("tests", "bench", "samples", "docs", "requirements")
 FILES_FOR_TESTS = ("pyproject.toml", "Makefile", "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
 MODULES = (
