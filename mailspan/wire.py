@@ -25,6 +25,7 @@ VERSION = 1
 
 _FRONT = Struct(">BQ")
 _MOST_READINGS = 256
+_LONGEST_GENERATION = 256  # ours have 32 characters; each is kept for weeks
 _readings: dict[bytes, Reading] = {}  # the last ones: thousands of lines share one
 
 
@@ -82,6 +83,8 @@ def decode_header(raw: bytes) -> Header | None:
         try:
             reading = _decode(encoded)
         except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        if len(reading.generation) > _LONGEST_GENERATION:
             return None
         if len(_readings) >= _MOST_READINGS:
             _readings.clear()

@@ -35,7 +35,7 @@ from mailspan.queue_id import TIME_OF
 from mailspan.transaction import LineKey, Transaction, digest
 from reducer import sessions
 from reducer.effects import EFFECTS, born_of_clone, born_of_notice, rejected
-from reducer.snapshot import due_of, is_unwritten, pack, pack_sessions, unpack, unpack_sessions, waits
+from reducer.snapshot import check, due_of, is_unwritten, pack, pack_sessions, unpack, unpack_sessions, waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -351,6 +351,7 @@ class Assembler:
         for name, value in state.items():
             if name.startswith(_TRANSACTION):
                 host_name, _, queue_id = name.removeprefix(_TRANSACTION).rpartition("/")
+                check(value)
                 host = self._host(host_name)
                 host.transactions[queue_id] = value
                 host.look_again(queue_id, max(host.clock + 1, due_of(value)))

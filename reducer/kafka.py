@@ -33,10 +33,18 @@ GROUP = "mailspan-reducer"
 SESSION_TIMEOUT_MS = 6000
 TRANSACTION_TIMEOUT_MS = 5000  # a killed reducer's open transaction holds its successor up for so long
 _START_SECONDS = 15.0
-_ASK_SECONDS = 5.0
+_ASK_SECONDS = 2.0
+_SLICE_SECONDS = 1.0  # between two looks at whether to stop
 _LOOK_SECONDS = 3.0
-_COMMIT_SECONDS = 30.0
-_MOST_BYTES = 7 << 20  # of one record: below the topics' max.message.bytes
+_SAY_SECONDS = 5.0  # so long a commit may take before it is said that it waits
+_STOP_SECONDS = 4.0  # so long the last commit may take once the process is to stop
+
+_HARMLESS = frozenset({KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._MAX_POLL_EXCEEDED})  # noqa: SLF001 - its public names
+"""What the client mends by itself; after the last one it joins the group again."""
+_FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})  # noqa: SLF001 - its public names
+_NO_PARTITION = frozenset(
+    {KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART}  # noqa: SLF001 - its public names
+)
 
 _log = logging.getLogger("mailspan.kafka")  # librdkafka's own lines: shown only to who asks for them
 _log.addHandler(logging.NullHandler())
@@ -82,8 +90,18 @@ class Assignments:
 class ReducerKafka:
     """One reducer's clients. `instance` is its stable name: a restart ends its own open transaction at once."""
 
-    def __init__(self, config: Mapping[str, str], prefix: str, instance: str, assignments: Assignments) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, str],
+        prefix: str,
+        instance: str,
+        assignments: Assignments,
+        report: Callable[[str], None],
+    ) -> None:
         self._prefix = prefix
+        self._instance = instance
+        self._report = report
+        self._stop: Callable[[], bool] = lambda: False
         self._servers = config["bootstrap.servers"]
         self._fault: KafkaError | None = None
         self._assignments = assignments
@@ -99,7 +117,7 @@ class ReducerKafka:
                 "group.id": f"{prefix}-{GROUP}" if prefix != "mail" else GROUP,
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
-                "auto.offset.reset": "earliest",  # only where a partition has no state yet: else `seek` says where
+                "auto.offset.reset": "error",  # `seek` says where to go on: what is gone there must not be passed over
                 "isolation.level": "read_committed",
                 "partition.assignment.strategy": "cooperative-sticky",
             }
@@ -121,19 +139,27 @@ class ReducerKafka:
             {**quiet, "group.id": f"{prefix}-reducer-watermarks", "isolation.level": "read_uncommitted"}
         )
 
-    def start(self) -> None:
+    def start(self, stop: Callable[[], bool]) -> None:
         """Look whether the topics fit together, end what an earlier run left open, and join the group.
 
-        Raises ReducerError.
+        `stop` is asked, here and later, wherever an answer is waited for. Raises ReducerError.
         """
+        self._stop = stop
         counts = {name: self._count_partitions(name) for name in (RAW, TRANSACTIONS, OPEN_TRANSACTIONS)}
+        if stop():
+            return
         if len(set(counts.values())) > 1:
             found = ", ".join(f"{topic_name(self._prefix, name)} has {count}" for name, count in counts.items())
             raise ReducerError(f"topics must have the same number of partitions: {found}; see `mailspan setup`")
-        try:
-            self._producer.init_transactions(_START_SECONDS)
-        except KafkaException as error:
-            raise self._error(error, "to start") from error
+        deadline = time.monotonic() + _START_SECONDS
+        while not stop():
+            try:
+                self._producer.init_transactions(_SLICE_SECONDS)
+            except KafkaException as error:
+                if error.args[0].retriable() and time.monotonic() < deadline:
+                    continue
+                raise self._error(error, "to start") from error
+            break
         self._consumer.subscribe(
             [topic_name(self._prefix, RAW)],
             on_assign=self._on_assign,
@@ -155,26 +181,54 @@ class ReducerKafka:
         fault = message.error()
         if fault is None:
             return True
-        if fault.retriable() or fault.code() in {KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN}:  # noqa: SLF001 - its public names
+        if fault.retriable() or fault.code() in _HARMLESS:
             return False
+        if fault.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - its public name
+            raise ReducerError(
+                f"{topic_name(self._prefix, RAW)} has no longer what was to be read next from its partition"
+                f" {message.partition()}; see its retention.ms, and start again"
+            )
         raise self._error(KafkaException(fault), "to read")
 
-    def seek(self, partition: int, offset: int | None) -> None:
-        """Let a partition run, from an offset on; None: from where the topic begins. Raises ReducerError."""
+    def raw_range(self, partition: int) -> tuple[int, int] | None:
+        """Return where a partition of mail.raw begins and ends; None where nobody answers now. Raises ReducerError."""
         place = TopicPartition(topic_name(self._prefix, RAW), partition)
-        place.offset = OFFSET_BEGINNING if offset is None else offset
+        try:
+            found: tuple[int, int] | None = self._watermarks.get_watermark_offsets(place, timeout=_ASK_SECONDS)
+        except KafkaException as error:
+            self._must_wait(error, place)
+            return None
+        return found
+
+    def _must_wait(self, error: KafkaException, place: TopicPartition) -> None:
+        """Raise ReducerError unless asking again may help."""
+        if error.args[0].code() in _NO_PARTITION:
+            raise ReducerError(
+                f"{place.topic} has no partition {place.partition}: all topics must have the same number of"
+                " partitions; see `mailspan setup`"
+            ) from error
+        self._watermarks.poll(0)  # its callbacks say what became of the connections
+        if self._fault is not None and self._fault.name() in CREDENTIALS:
+            raise self._error(error, "to read") from error
+
+    def seek(self, partition: int, offset: int) -> bool:
+        """Let a partition run, from an offset on; False where that cannot be done yet. Raises ReducerError."""
+        place = TopicPartition(topic_name(self._prefix, RAW), partition, offset)
         deadline = time.monotonic() + _ASK_SECONDS
         while True:
             try:
                 self._consumer.seek(place)
             except KafkaException as error:
                 # Just assigned: the client has not begun with the partition yet.
-                if error.args[0].code() != KafkaError._STATE or time.monotonic() > deadline:  # noqa: SLF001 - its public name
+                if error.args[0].code() != KafkaError._STATE:  # noqa: SLF001 - its public name
                     raise self._error(error, "to read") from error
+                if time.monotonic() > deadline:
+                    return False
                 time.sleep(0.01)
             else:
                 break
         self._consumer.resume([TopicPartition(place.topic, partition)])
+        return True
 
     def pause(self, partitions: Sequence[int]) -> None:
         """Stop reading partitions; the membership lives on as long as `consume` is called."""
@@ -191,19 +245,27 @@ class ReducerKafka:
             for write in writes:
                 self._produce(write)
             step("written")
-            self._producer.send_offsets_to_transaction(
-                places, self._consumer.consumer_group_metadata(), _COMMIT_SECONDS
+            member = self._consumer.consumer_group_metadata()
+            self._patiently(
+                lambda: self._producer.send_offsets_to_transaction(places, member, _SLICE_SECONDS), "to write"
             )
             step("offsets sent")
-            self._commit_transaction()
+            self._patiently(lambda: self._producer.commit_transaction(_SLICE_SECONDS), "to write")
         except (KafkaException, BufferError) as error:
             self._abort(error)
 
-    def state_reader(self, partitions: Sequence[int]) -> StateReader:
-        """Return a reader of the stored state of partitions."""
-        return StateReader(
-            self._state_config, self._watermarks, topic_name(self._prefix, OPEN_TRANSACTIONS), partitions
-        )
+    def state_reader(self, partitions: Sequence[int]) -> StateReader | None:
+        """Return a reader of the stored state of partitions; None where nobody answers now. Raises ReducerError."""
+        topic = topic_name(self._prefix, OPEN_TRANSACTIONS)
+        ends: dict[int, int] = {}
+        for partition in partitions:
+            place = TopicPartition(topic, partition)
+            try:
+                _, ends[partition] = self._watermarks.get_watermark_offsets(place, timeout=_ASK_SECONDS)
+            except KafkaException as error:
+                self._must_wait(error, place)
+                return None
+        return StateReader(self._state_config, topic, ends)
 
     def close(self) -> None:
         """Leave the group; what was not committed is void."""
@@ -227,28 +289,39 @@ class ReducerKafka:
             else:
                 return
 
-    def _commit_transaction(self) -> None:
+    def _patiently(self, call: Callable[[], None], doing: str) -> None:
+        """Call until there is an answer: a broker may be away for long. Says so once; ends soon where it is to stop.
+
+        Raises ReducerError then, KafkaException for other answers.
+        """
+        began = time.monotonic()
+        stopped: float | None = None
+        said = False
         while True:
             try:
-                self._producer.commit_transaction(_COMMIT_SECONDS)
+                call()
             except KafkaException as error:
-                if error.args[0].retriable():
-                    continue
-                raise
-            return
+                if not error.args[0].retriable():
+                    raise
+                now = time.monotonic()
+                if self._stop():
+                    stopped = now if stopped is None else stopped
+                    if now - stopped > _STOP_SECONDS:
+                        raise self._error(error, doing) from error
+                if not said and now - began > _SAY_SECONDS:
+                    said = True
+                    self._report(f"{self._error(error, doing)}; waiting")
+            else:
+                return
 
     def _abort(self, error: KafkaException | BufferError) -> None:
         fault = error.args[0] if isinstance(error, KafkaException) else None
         if isinstance(fault, KafkaError) and fault.fatal():
             raise self._error(KafkaException(fault), "to write") from error
-        while True:
-            try:
-                self._producer.abort_transaction(_COMMIT_SECONDS)
-            except KafkaException as again:
-                if again.args[0].retriable():
-                    continue
-                raise self._error(again, "to write") from error
-            break
+        try:
+            self._patiently(lambda: self._producer.abort_transaction(_SLICE_SECONDS), "to write")
+        except KafkaException as again:
+            raise self._error(again, "to write") from error
         raise RolledBackError(str(fault or error)) from error
 
     def _count_partitions(self, name: str) -> int:
@@ -260,6 +333,8 @@ class ReducerKafka:
             except KafkaException as error:
                 self._watermarks.poll(0)  # its callbacks say what became of the connections
                 is_refused = self._fault is not None and self._fault.name() in CREDENTIALS
+                if self._stop():
+                    return 0
                 if is_refused or time.monotonic() > deadline:
                     raise self._error(error, "to start") from error
             else:
@@ -270,7 +345,10 @@ class ReducerKafka:
 
     def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         if places:
-            consumer.incremental_assign(places)
+            # Not from where the group was: that is never asked for, and may be gone.
+            consumer.incremental_assign(
+                [TopicPartition(each.topic, each.partition, OFFSET_BEGINNING) for each in places]
+            )
             consumer.pause(places)
         self._assignments.assigned([place.partition for place in places])
 
@@ -288,6 +366,11 @@ class ReducerKafka:
 
     def _error(self, error: KafkaException, doing: str) -> ReducerError:
         fault: KafkaError = error.args[0]
+        if fault.code() in _FENCED:
+            return ReducerError(
+                f"another reducer runs as {self._instance!r}, and this one was told to end ({fault.str().strip()});"
+                " each needs a MAILSPAN_INSTANCE of its own"
+            )
         if self._fault is not None and fault.code() < 0:
             fault = self._fault  # what the connections said before
         reason = fault.str().strip() or fault.name()
@@ -301,9 +384,7 @@ class StateReader:
     a committed reader stops short of it and has to wait until the broker has ended that transaction.
     """
 
-    def __init__(
-        self, config: Mapping[str, object], watermarks: Consumer, topic: str, partitions: Sequence[int]
-    ) -> None:
+    def __init__(self, config: Mapping[str, object], topic: str, ends: Mapping[int, int]) -> None:
         self._consumer = Consumer(
             {
                 **config,
@@ -314,12 +395,9 @@ class StateReader:
                 "auto.offset.reset": "earliest",
             }
         )
-        self._ends: dict[int, int] = {}
-        for partition in partitions:
-            _, high = watermarks.get_watermark_offsets(TopicPartition(topic, partition), timeout=_ASK_SECONDS)
-            self._ends[partition] = high
-        self.state: dict[int, dict[str, bytes]] = {partition: {} for partition in partitions}
-        self._consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
+        self._ends = dict(ends)
+        self.state: dict[int, dict[str, bytes]] = {partition: {} for partition in ends}
+        self._consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in ends])
 
     def read(self, most: int, seconds: float) -> list[int]:
         """Read on; return the partitions whose state is now complete. Blocks for up to `seconds`."""
@@ -333,7 +411,7 @@ class StateReader:
                 if partition in self._ends and offset >= self._ends[partition]:
                     del self._ends[partition]
                     done.append(partition)
-            elif not error.retriable():
+            elif not error.retriable() and error.code() not in _HARMLESS:
                 raise ReducerError(f"the stored state cannot be read: {error.str()}")
         return done
 

@@ -16,23 +16,27 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from mailspan.topics import DEAD_LETTER, OPEN_TRANSACTIONS, TRANSACTIONS
+from mailspan.topics import DEAD_LETTER, OPEN_TRANSACTIONS, RAW, TRANSACTIONS, topic_name
 from mailspan.wire import Reading, find_header
-from reducer.kafka import Assignments, ReducerKafka, RolledBackError, StateReader, Write
+from reducer.kafka import Assignments, ReducerError, ReducerKafka, RolledBackError, StateReader, Write
 from reducer.partition import META, Options, Output, Partition
 from reducer.records import join_state, split_state
+from reducer.snapshot import SnapshotError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from mailspan.wire import Header
     from reducer.kafka import RawRecord
 
 READ_RECORDS = 1000
 _READ_SECONDS = 0.1
+_DAY_SECONDS = 86400
 _RESTORE_RECORDS = 5000
 _QUIET_SECONDS = 5.0  # so long a change that is neither an attempt nor an end may wait to be written
 _MOST_DOCUMENT_BYTES = 7 << 20
 _MOST_COMMIT_RECORDS = 200_000
+_LEAST_COMMIT_RECORDS = 1000
 
 
 STEPS = ("begun", "written", "offsets sent", "committed")
@@ -53,7 +57,9 @@ class Loop:
         report: Callable[[str], None],
         checkpoint: Callable[[str], None] = lambda _step: None,
     ) -> None:
-        self._kafka = ReducerKafka(config, prefix, instance, Assignments(self._assigned, self._revoked, self._lost))
+        assignments = Assignments(self._assigned, self._revoked, self._lost)
+        self._kafka = ReducerKafka(config, prefix, instance, assignments, report)
+        self._prefix = prefix
         self._options = options
         self._commit_seconds = commit_seconds
         self._report = report
@@ -66,11 +72,12 @@ class Loop:
         self._dirty_since: float | None = None
         self._all_written = 0.0
         self._records = 0
-        self._dead: list[Write] = []
+        self._most_records = _MOST_COMMIT_RECORDS
+        self._dead: dict[int, list[Write]] = {}
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Run; at the end what was read is committed and the group left. Raises ReducerError."""
-        self._kafka.start()
+        self._kafka.start(stop)
         self._all_written = time.monotonic()
         try:
             while not stop():
@@ -83,14 +90,14 @@ class Loop:
 
     def step(self) -> None:
         """Read once, restore a piece, commit when it is time."""
-        for record in self._kafka.consume(READ_RECORDS, 0.0 if self._waiting else _READ_SECONDS):
+        for record in self._kafka.consume(READ_RECORDS, 0.0 if self._reader is not None else _READ_SECONDS):
             self._apply(record)
         if self._waiting:
             self._restore()
         now = time.monotonic()
         everything = now - self._all_written >= _QUIET_SECONDS
         if self._dirty_since is not None and (
-            now - self._dirty_since >= self._commit_seconds or self._records >= _MOST_COMMIT_RECORDS
+            now - self._dirty_since >= self._commit_seconds or self._records >= self._most_records
         ):
             self._commit(everything=everything)
         elif everything and self._dirty_since is None:
@@ -102,9 +109,9 @@ class Loop:
         if partition is None or offset < partition.offset:
             return  # read before it was paused, or before a seek took hold
         value = message.value() or b""
-        header = find_header(message.headers())
+        seconds = message.timestamp()[1] // 1000
+        header = _header(message, seconds)
         if header is None:
-            seconds = message.timestamp()[1] // 1000
             reading, line_offset = Reading("", seconds, seconds, ""), 0
         else:
             reading, line_offset = header.reading, header.offset
@@ -113,10 +120,13 @@ class Loop:
         self._records += 1
         try:
             partition.apply(value, offset, line_offset, reading)
+        except SnapshotError as error:
+            raise self._unreadable(number, error) from error
         except Exception as error:  # noqa: BLE001 - a fault of ours on one line must not stop all others
             reason = f"{type(error).__name__}: {error}"
             self._report(f"a record cannot be applied, it goes to the dead letters ({reason})")
-            self._dead.append(Write(DEAD_LETTER, None, message.key() or b"", value, _reason(reason, number, offset)))
+            dead = Write(DEAD_LETTER, None, message.key() or b"", value, _reason(reason, number, offset))
+            self._dead.setdefault(number, []).append(dead)
 
     def _commit(self, *, everything: bool) -> None:
         """Write what the partitions have to write. On failure all state is read again."""
@@ -125,19 +135,23 @@ class Loop:
         }
         if everything:
             self._all_written = time.monotonic()
-        is_dirty, self._dirty_since, self._records = self._dirty_since is not None, None, 0
+        is_dirty, self._dirty_since = self._dirty_since is not None, None
+        records, self._records = self._records, 0
         if not is_dirty and not any(output.documents or output.withdrawn for output in outputs.values()):
             return
         parts = {number: dict(known) for number, known in self._parts.items()}
         writes = [write for number, output in outputs.items() for write in self._writes(number, output, parts)]
-        writes += self._dead
-        self._dead = []
+        writes += [write for dead in self._dead.values() for write in dead]
+        self._dead = {}
         try:
             self._kafka.commit(writes, {number: output.offset for number, output in outputs.items()}, self._checkpoint)
         except RolledBackError as error:
             self._report(f"a commit was rolled back ({error}); reading the stored state again")
+            # Perhaps it was too much for the time that a transaction has.
+            self._most_records = max(_LEAST_COMMIT_RECORDS, min(records, self._most_records) // 2)
             self._roll_back()
             return
+        self._most_records = min(_MOST_COMMIT_RECORDS, self._most_records * 2)
         self._parts = parts
         self._checkpoint("committed")
 
@@ -167,6 +181,8 @@ class Loop:
             self._reading = set(self._waiting)
             self._reader = self._kafka.state_reader(sorted(self._reading))
         reader = self._reader
+        if reader is None:
+            return  # nobody answers: the next step asks again
         for number in reader.read(_RESTORE_RECORDS, _READ_SECONDS):
             if number in self._waiting:
                 self._begin(number, reader.state.pop(number))
@@ -176,12 +192,45 @@ class Loop:
             self._reader = None
 
     def _begin(self, number: int, stored: dict[str, bytes]) -> None:
-        state, self._parts[number] = join_state(stored)
+        found = self._kafka.raw_range(number)
+        if found is None:
+            return  # it waits on, and its state is read again
+        state, parts = join_state(stored)
         partition = Partition(self._options)
-        partition.restore(state)
-        self._partitions[number] = partition
-        self._waiting.discard(number)
-        self._kafka.seek(number, partition.offset if META in state else None)
+        try:
+            partition.restore(state)
+        except SnapshotError as error:
+            raise self._unreadable(number, error) from error
+        partition.offset = self._place(number, partition.offset if META in state else None, *found)
+        if self._kafka.seek(number, partition.offset):
+            self._partitions[number], self._parts[number] = partition, parts
+            self._waiting.discard(number)
+
+    def _place(self, number: int, offset: int | None, low: int, high: int) -> int:
+        """Return where to go on in a partition that has the records from `low` to before `high`; says what is gone."""
+        topic = topic_name(self._prefix, RAW)
+        if offset is None:
+            return low
+        if offset < low:
+            self._report(
+                f"{topic} partition {number}: {low - offset} records were deleted before they were read (offsets"
+                f" {offset} to {low - 1}); see retention.ms of {topic}, and read those logs again"
+            )
+            return low
+        if offset > high:
+            self._report(
+                f"{topic} partition {number} ends at {high}, but was read up to {offset} before: it is another topic"
+                " now, or lost its end; reading all of it"
+            )
+            return low
+        return offset
+
+    def _unreadable(self, number: int, error: SnapshotError) -> ReducerError:
+        topic = topic_name(self._prefix, OPEN_TRANSACTIONS)
+        return ReducerError(
+            f"the state in {topic} partition {number} cannot be read ({error}); if no newer mailspan wrote it, delete"
+            " the topic and run `mailspan setup`: all lines that Kafka has are then read again"
+        )
 
     def _roll_back(self) -> None:
         numbers = [*self._partitions]
@@ -209,12 +258,27 @@ class Loop:
             self._partitions.pop(number, None)
             self._parts.pop(number, None)
             self._waiting.discard(number)
+            self._dead.pop(number, None)
 
     def _forget_reader(self) -> None:
         """Begin the reading of state anew, with the partitions that wait now."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+
+
+def _header(message: RawRecord, written: int) -> Header | None:
+    """Return our header; None where there is none, or one that cannot be ours.
+
+    A line that was read more than a day after it was written would make all other lines' places be forgotten.
+    """
+    try:
+        header = find_header(message.headers())
+    except ValueError:  # another header's name is no UTF-8
+        return None
+    if header is not None and 0 < written < header.reading.read - _DAY_SECONDS:
+        return None
+    return header
 
 
 def _reason(reason: str, partition: int, offset: int) -> tuple[tuple[str, bytes], ...]:

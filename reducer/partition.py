@@ -31,6 +31,7 @@ META = "meta"
 """The key of the record that says how far the state goes."""
 
 _MAX_PARSERS = 4096
+_MAX_WATERMARKS = 65536
 _WATERMARK_SECONDS = 14 * 86400  # twice the raw topic's retention: older lines cannot come again
 
 
@@ -99,11 +100,16 @@ class Partition:
         if raw is not None:
             try:
                 meta = msgspec.msgpack.decode(raw, type=Meta)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise SnapshotError(f"the record of a partition's offsets cannot be read: {error}") from error
             self.offset, self._watermarks = meta.offset, meta.watermarks
             self._newest_read = max((each.read for each in meta.watermarks.values()), default=0)
-        self._assembler.restore(state)
+        try:
+            self._assembler.restore(state)
+        except SnapshotError:
+            raise
+        except ValueError as error:
+            raise SnapshotError(f"a host's clock cannot be read: {error}") from error
 
     def apply(self, value: bytes, offset: int, line_offset: int, reading: Reading) -> None:
         """Apply one record of mail.raw, at `offset`; `line_offset` and `reading` are of its header.
@@ -163,6 +169,10 @@ class Partition:
         oldest = self._newest_read - _WATERMARK_SECONDS
         for generation in [name for name, mark in self._watermarks.items() if mark.read < oldest]:
             del self._watermarks[generation]
+        if len(self._watermarks) > _MAX_WATERMARKS:
+            by_age = sorted(self._watermarks, key=lambda name: self._watermarks[name].read)
+            for generation in by_age[: len(by_age) - _MAX_WATERMARKS]:
+                del self._watermarks[generation]
 
 
 def _decode(value: bytes) -> str:

@@ -68,6 +68,12 @@ def due_of(snapshot: bytes) -> int:
     return int.from_bytes(snapshot[2:_HEAD_BYTES], "big", signed=True)
 
 
+def check(snapshot: bytes) -> None:
+    """Look at the head alone. Raises SnapshotError where `unpack` would for it."""
+    if snapshot[:1] != _VERSION_BYTE or len(snapshot) <= _HEAD_BYTES:
+        raise SnapshotError(f"a snapshot of schema version {SCHEMA_VERSION} was expected")
+
+
 def unpack(snapshot: bytes) -> Transaction:
     """Return the newest incarnation, linked to the earlier ones.
 
@@ -108,7 +114,7 @@ def _version_of(snapshot: bytes) -> int:
 def _decoded(content: bytes, decoder: msgspec.msgpack.Decoder[_Stored]) -> _Stored:
     try:
         return decoder.decode(content)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise SnapshotError(f"not a snapshot: {error}") from error
 
 

@@ -7,14 +7,16 @@ from datetime import UTC
 from functools import cache
 from typing import TYPE_CHECKING
 
+import msgspec
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailspan.wire import Reading
-from reducer.partition import META, Options, Partition
+from mailspan.wire import Reading, decode_header, encode_header, encode_reading
+from reducer.partition import META, Meta, Options, Partition, Watermark
 from reducer.records import PART_BYTES, join_state, split_state
+from reducer.snapshot import SCHEMA_VERSION, SnapshotError
 from tests.test_properties import FEW, LOGS, lines_of
 
 if TYPE_CHECKING:
@@ -141,3 +143,41 @@ def test_a_snapshot_of_any_size_comes_back(sizes: list[int | None]) -> None:
         assert state.get("transaction:mx1/AB") == value
         assert joined == parts
         assert len(stored) == 1 + (0 if value is None else 1 + parts.get("transaction:mx1/AB", 0))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (META, b"junk"),
+        (META, b"\x81\xa6offset"),
+        (META, msgspec.msgpack.encode({"offset": 1, "watermarks": {}})[:-1] + b"\x81\xa1\xff\x92\x01\x01"),
+        ("host:mx1", b"soon"),
+        ("host:mx1", b""),
+        ("transaction:mx1/AB", b""),
+        ("transaction:mx1/AB", bytes((SCHEMA_VERSION + 1, 0)) + b"\0" * 20),
+        ("transaction:mx1/AB", bytes((SCHEMA_VERSION, 0, 0))),
+        ("transaction:mx1/AB", bytes((SCHEMA_VERSION, 1)) + b"\0" * 20),
+        ("sessions:mx1", b"junk"),
+    ],
+)
+def test_state_that_cannot_be_read_is_one_error(key: str, value: bytes) -> None:
+    with pytest.raises(SnapshotError):
+        Partition(OPTIONS).restore({key: value})
+
+
+def test_as_many_generations_as_one_likes_cost_bounded_state() -> None:
+    """Those that were read last are kept: what a producer sends twice, it sends soon."""
+    marks = {f"{number:032x}": Watermark(7, 1795500000 + number) for number in range(70000)}
+    partition = Partition(OPTIONS)
+    partition.restore({META: msgspec.msgpack.encode(Meta(5, marks))})
+    state = partition.output(urgent_only=True).state[META]
+    assert state is not None
+    kept = msgspec.msgpack.decode(state, type=Meta).watermarks
+    assert len(kept) == 65536
+    assert set(kept) == set(list(marks)[-65536:])
+
+
+def test_a_generation_of_any_length_is_none_of_ours() -> None:
+    for length, is_ours in ((32, True), (256, True), (257, False), (1 << 20, False)):
+        encoded = encode_reading(Reading("x" * length, 1, 1, ""))
+        assert (decode_header(encode_header(0, encoded)) is not None) == is_ours

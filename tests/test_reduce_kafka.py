@@ -12,15 +12,18 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from mailspan.partition import partition_of
 from reducer.loop import STEPS
 from tests.chaos.__main__ import CONTROL, run
 from tests.chaos.fleet import PARTITIONS, Child, Fleet
 from tests.chaos.oracle import expected, judge, newest, settle
+from tests.kafka_server import running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.kafka_server import Broker
@@ -220,3 +223,125 @@ def test_without_transactions_the_same_faults_do_damage(broker: Broker, tmp_path
     fleet = Fleet(tmp_path / "fleet", broker, 6000, seed=3, prefix=next(_prefixes), reducer_module=CONTROL)
     _, verdict = run(fleet, 8, 0.7, only=("reducer killed",), settle_seconds=20)
     assert verdict.lost or verdict.different
+
+
+def setup(fleet: Fleet) -> None:
+    command = [sys.executable, "-m", "mailspan", "setup"]
+    subprocess.run(command, env=fleet.environment(), check=True, capture_output=True, timeout=60)
+
+
+def send(fleet: Fleet, topic: str, key: bytes, values: list[bytes]) -> None:
+    """Write records to partition 0, as another shipper or a broken one would."""
+    producer = Producer({"bootstrap.servers": fleet.broker.address, "log_level": 0})
+    for value in values:
+        producer.produce(f"{fleet.prefix}.{topic}", value, key, 0)
+    assert producer.flush(60) == 0
+
+
+def mails(begin: int, end: int) -> list[bytes]:
+    """Return one line each of so many mails."""
+    front = b"Nov 23 07:55:08 mx1 postfix/smtpd[94]: "
+    return [front + b"%X: client=client.example.com[192.0.2.10]" % (0xB6D70000 + at) for at in range(begin, end)]
+
+
+def wait_for(done: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline
+
+
+def test_records_that_are_gone_are_told_and_not_passed_over(fleet: Fleet) -> None:
+    """Retention deleted what was not read yet; then the topic is created again, and begins at 0."""
+    setup(fleet)
+    reducer = reducers(fleet)[0]
+    send(fleet, "raw", b"mx1", mails(0, 20))
+    reducer.start()
+    wait_for(lambda: len(newest(fleet)) == 20)
+    assert reducer.end(signal.SIGTERM) == 0
+    send(fleet, "raw", b"mx1", mails(20, 60))
+    admin = AdminClient({"bootstrap.servers": fleet.broker.address})
+    raw = f"{fleet.prefix}.raw"
+    for future in admin.delete_records([TopicPartition(raw, 0, 50)]).values():
+        future.result(60)
+    reducer.start()
+    wait_for(lambda: len(newest(fleet)) == 30)
+    assert reducer.end(signal.SIGTERM) == 0
+    assert f"{raw} partition 0: 30 records were deleted before they were read (offsets 20 to 49)" in (
+        reducer.log.read_text()
+    )
+    for future in admin.delete_topics([raw]).values():
+        future.result(60)
+    wait_for(lambda: raw not in admin.list_topics(timeout=10).topics)
+    setup(fleet)
+    send(fleet, "raw", b"mx1", mails(60, 70))
+    reducer.start()
+    wait_for(lambda: len(newest(fleet)) == 40)
+    assert reducer.end(signal.SIGTERM) == 0
+    assert f"{raw} partition 0 ends at 10, but was read up to 60 before" in reducer.log.read_text()
+
+
+def test_state_that_cannot_be_read_gets_one_clear_line(fleet: Fleet) -> None:
+    setup(fleet)
+    send(fleet, "open-transactions", b"transaction:mx1/AB", [b"\0\xffof another time"])
+    command = [sys.executable, "-m", "mailspan", "reduce"]
+    done = subprocess.run(command, env=fleet.environment(), capture_output=True, check=False, timeout=60)
+    lines = done.stderr.decode().splitlines()
+    assert done.returncode == 3, lines
+    assert len(lines) == 1
+    assert f"the state in {fleet.prefix}.open-transactions partition 0 cannot be read" in lines[0]
+
+
+def test_two_of_one_name_are_told_so(fleet: Fleet) -> None:
+    first, second = reducers(fleet)
+    second.environment["MAILSPAN_INSTANCE"] = first.environment["MAILSPAN_INSTANCE"]
+    setup(fleet)
+    for number, child in enumerate((first, second)):
+        child.start()
+        send(fleet, "raw", b"mx1", mails(number, number + 1))
+        wait_for(lambda wanted=number + 1: len(newest(fleet)) >= wanted)  # type: ignore[misc]
+    assert first.process is not None
+    numbers = iter(range(2, 1000))
+
+    def is_over() -> bool:
+        for partition in range(PARTITIONS):
+            producer = Producer({"bootstrap.servers": fleet.broker.address, "log_level": 0})
+            producer.produce(f"{fleet.prefix}.raw", mails(at := next(numbers), at + 1)[0], b"mx1", partition)
+            producer.flush(10)
+        return first.process is not None and first.process.poll() is not None
+
+    wait_for(is_over)
+    assert first.process.returncode == 3
+    said = first.log.read_text().splitlines()
+    assert "each needs a MAILSPAN_INSTANCE of its own" in said[-1]
+
+
+def test_it_waits_for_a_broker_that_is_away_and_ends_when_told_to(tmp_path: Path) -> None:
+    with running(tmp_path / "kafka", heap="384m") as broker:
+        fleet = Fleet(tmp_path / "fleet", broker, LINES, seed=7, producers=1, reducers=1, prefix="away")
+        try:
+            setup(fleet)
+            reducer = reducers(fleet)[0]
+            reducer.start()
+            send(fleet, "raw", b"mx1", mails(0, 20))
+            wait_for(lambda: len(newest(fleet)) == 20)
+            send(fleet, "raw", b"mx1", mails(20, 40))
+            broker.kill()
+            wait_for(lambda: "no Kafka broker answers" in reducer.log.read_text())
+            broker.start()
+            send(fleet, "raw", b"mx1", mails(40, 60))
+            wait_for(lambda: len(newest(fleet)) == 60)
+            assert reducer.starts == 1
+            assert reducer.process is not None
+            assert reducer.process.poll() is None
+            send(fleet, "raw", b"mx1", mails(60, 80))
+            broker.kill()
+            reducer.end(signal.SIGTERM, 10)  # whatever it says: it must end
+            reducer.start()  # and so must one that has not begun yet
+            reducer.end(signal.SIGTERM, 10)
+            assert "Traceback" not in reducer.log.read_text()
+            broker.start()
+            reducer.start()
+            wait_for(lambda: len(newest(fleet)) == 80)
+            assert reducer.end(signal.SIGTERM, 10) == 0
+        finally:
+            fleet.stop()
