@@ -37,6 +37,7 @@ _ASK_SECONDS = 2.0
 _SLICE_SECONDS = 1.0  # between two looks at whether to stop
 _LOOK_SECONDS = 3.0
 _SAY_SECONDS = 5.0  # so long a commit may take before it is said that it waits
+_OFFSETS_SECONDS = 2 * TRANSACTION_TIMEOUT_MS / 1000  # the broker has given the transaction up long before
 _STOP_SECONDS = 4.0  # so long the last commit may take once the process is to stop
 
 _HARMLESS = frozenset({KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._MAX_POLL_EXCEEDED})  # noqa: SLF001 - its public names
@@ -247,10 +248,10 @@ class ReducerKafka:
             step("written")
             member = self._consumer.consumer_group_metadata()
             self._patiently(
-                lambda: self._producer.send_offsets_to_transaction(places, member, _SLICE_SECONDS), "to write"
+                lambda: self._producer.send_offsets_to_transaction(places, member, _SLICE_SECONDS), _OFFSETS_SECONDS
             )
             step("offsets sent")
-            self._patiently(lambda: self._producer.commit_transaction(_SLICE_SECONDS), "to write")
+            self._patiently(lambda: self._producer.commit_transaction(_SLICE_SECONDS))
         except (KafkaException, BufferError) as error:
             self._abort(error)
 
@@ -289,10 +290,10 @@ class ReducerKafka:
             else:
                 return
 
-    def _patiently(self, call: Callable[[], None], doing: str) -> None:
+    def _patiently(self, call: Callable[[], None], most_seconds: float | None = None) -> None:
         """Call until there is an answer: a broker may be away for long. Says so once; ends soon where it is to stop.
 
-        Raises ReducerError then, KafkaException for other answers.
+        Raises ReducerError then, KafkaException for other answers and where there is none for `most_seconds`.
         """
         began = time.monotonic()
         stopped: float | None = None
@@ -301,16 +302,16 @@ class ReducerKafka:
             try:
                 call()
             except KafkaException as error:
-                if not error.args[0].retriable():
-                    raise
                 now = time.monotonic()
+                if not error.args[0].retriable() or (most_seconds is not None and now - began > most_seconds):
+                    raise
                 if self._stop():
                     stopped = now if stopped is None else stopped
                     if now - stopped > _STOP_SECONDS:
-                        raise self._error(error, doing) from error
+                        raise self._error(error, "to write") from error
                 if not said and now - began > _SAY_SECONDS:
                     said = True
-                    self._report(f"{self._error(error, doing)}; waiting")
+                    self._report(f"{self._error(error, 'to write')}; waiting")
             else:
                 return
 
@@ -319,7 +320,7 @@ class ReducerKafka:
         if isinstance(fault, KafkaError) and fault.fatal():
             raise self._error(KafkaException(fault), "to write") from error
         try:
-            self._patiently(lambda: self._producer.abort_transaction(_SLICE_SECONDS), "to write")
+            self._patiently(lambda: self._producer.abort_transaction(_SLICE_SECONDS))
         except KafkaException as again:
             raise self._error(again, "to write") from error
         raise RolledBackError(str(fault or error)) from error

@@ -274,7 +274,7 @@ def _header(message: RawRecord, written: int) -> Header | None:
     """
     try:
         header = find_header(message.headers())
-    except ValueError:  # another header's name is no UTF-8
+    except (ValueError, SystemError):  # a header has a name that is no UTF-8: the client itself stumbles
         return None
     if header is not None and 0 < written < header.reading.read - _DAY_SECONDS:
         return None

@@ -21,6 +21,7 @@ from tests.chaos.__main__ import CONTROL, run
 from tests.chaos.fleet import PARTITIONS, Child, Fleet
 from tests.chaos.oracle import expected, judge, newest, settle
 from tests.kafka_server import running
+from tests.librdkafka import send_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -289,6 +290,16 @@ def test_state_that_cannot_be_read_gets_one_clear_line(fleet: Fleet) -> None:
     assert done.returncode == 3, lines
     assert len(lines) == 1
     assert f"the state in {fleet.prefix}.open-transactions partition 0 cannot be read" in lines[0]
+
+
+def test_a_header_whose_name_is_no_text_stops_nobody(fleet: Fleet) -> None:
+    """The client for Python can neither write nor read one; other clients write what they like."""
+    setup(fleet)
+    reducer = reducers(fleet)[0]
+    send_header(fleet.broker.address, f"{fleet.prefix}.raw", b"\xff\xfe", mails(0, 1)[0])
+    reducer.start()
+    wait_for(lambda: len(newest(fleet)) == 1)
+    assert reducer.end(signal.SIGTERM) == 0
 
 
 def test_two_of_one_name_are_told_so(fleet: Fleet) -> None:
