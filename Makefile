@@ -14,10 +14,11 @@ ROUNDS ?= 3
 FAULTS ?= 200
 STEPS ?= 10000
 SEED ?= 1
+INPUTS ?= 1000000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types accept facts bench bench-all bench-open bench-search bench-kafka compiled kafka tail-property chaos lock clean
+.PHONY: help run test check lint format types accept facts fuzz bench bench-all bench-open bench-search bench-kafka compiled kafka tail-property chaos lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +76,9 @@ accept: .venv/.dev ## rewrite the golden expectations; review the diff
 
 facts: .venv/.dev ## compare the lab logs with every fact known of their mail
 	@$(BIN)/python -m tests.facts $(ARGS)
+
+fuzz: .venv/.dev ## INPUTS=1000000 hostile lines through the whole core; ARGS=--replay=FILE checks one failure
+	@$(BIN)/python -m tests.fuzz --inputs $(INPUTS) $(ARGS)
 
 bench: .venv/.run ## CPU and memory on LINES=1000000 generated lines, beside pflogsumm or exigrep
 	@$(BIN)/python -m bench.run --lines $(LINES) --rounds $(ROUNDS) $(ARGS)

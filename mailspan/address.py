@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from functools import lru_cache
+from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, TypeVar
 
 from mailspan.event import Client
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_Read = TypeVar("_Read")
+
 MAX_REMEMBERED = 16384  # clients, hosts and IPs kept at hand: names in logs are hostile, so bounded
+MAX_REMEMBERED_CHARACTERS = 512  # a longer text is no name
 
 # The inside of <…>: quoted strings as wholes (RFC 5321 Quoted-string), so that a ">" in quotes does not end it.
 QUOTED = r'"(?:[^"\\]|\\.)*+"'
@@ -29,6 +36,17 @@ IPV4 = rf"{_IPV4_BYTE}(?:\.{_IPV4_BYTE}){{3}}"
 _IPV4 = re.compile(IPV4, re.ASCII)
 _USUAL_CLIENT = re.compile(rf"([0-9A-Za-z.-]{{1,255}}) ?\[({IPV4})\]", re.ASCII)
 _UNKNOWN = frozenset({"", "unknown", "unverified"})
+
+
+def _remembered(read: Callable[[str], _Read]) -> Callable[[str], _Read]:
+    """Remember what short texts were read as."""
+    short = lru_cache(maxsize=MAX_REMEMBERED)(read)
+
+    @wraps(read)
+    def look(text: str) -> _Read:
+        return short(text) if len(text) <= MAX_REMEMBERED_CHARACTERS else read(text)
+
+    return look
 
 
 def read_angle(text: str, start: int) -> tuple[str, int] | None:
@@ -79,7 +97,7 @@ def clean_address(address: str) -> str:
     return unbracket(address)
 
 
-@lru_cache(maxsize=MAX_REMEMBERED)
+@_remembered
 def canonical_ip(text: str) -> str | None:
     """Return the RFC 5952 form without `IPv6:`, `::ffff:` kept as logged; None if it is no IP address."""
     if _IPV4.fullmatch(text):
@@ -91,7 +109,7 @@ def canonical_ip(text: str) -> str | None:
         return None
 
 
-@lru_cache(maxsize=MAX_REMEMBERED)
+@_remembered
 def read_host(text: str) -> tuple[str | None, str | None, int | None]:
     """Read `name[ip]:port` (Postfix) or `name [ip]` (Sendmail); a name that is absent or unknown is None."""
     match = _HOST.match(text)
@@ -122,7 +140,7 @@ def read_client(text: str) -> Client:
     return Client(shown, name, ip, forged=True if forged else None)
 
 
-@lru_cache(maxsize=MAX_REMEMBERED)
+@_remembered
 def relay_name(text: str) -> str:
     """Return a relay's host in the document's form: lower case, no final dot, no outer `[]`."""
     name = text.strip()

@@ -113,7 +113,7 @@ FIELDS: tuple[Field, ...] = (
 
 _PROBES = ("deliverable ", "undeliverable ")
 _FAILED = ("bounced", "expired")
-_PAGED = ("to", "recipients", "recipient_domains", "relays", "outcomes", "dsns", "deliveries")
+_PAGED = ("to", "links", "recipients", "recipient_domains", "relays", "outcomes", "dsns", "deliveries")
 _NO_CLIENT = Client("")
 _NOTHING_DROPPED: Mapping[str, Dropped] = {}
 
@@ -132,7 +132,7 @@ def documents(transaction: Transaction) -> list[Document]:
             page = _document(transaction, by_recipient, shown)
             page["page_count"] = page_count
         else:
-            page = {**pages[0], **dict(zip(_PAGED, _of_recipients(shown, dropped), strict=True))}
+            page = {**pages[0], **dict(zip(_PAGED, _of_recipients(transaction.host, shown, dropped), strict=True))}
             page["id"], page["page"] = f"{page['id']}#{number}", number
         pages.append(page)
     return pages
@@ -166,15 +166,18 @@ def _document(transaction: Transaction, by_recipient: dict[str, list[Row]], show
         client = _NO_CLIENT
     original = received.original_client if received is not None else None
     original = original or _NO_CLIENT
-    links, controlling_user, is_probe, notes = _of_attempts(transaction)
-    if transaction.notices:
-        links += _kinds_of_notices(transaction, transaction.notices, by_recipient)
-        links.sort(key=_link_order)
-    to, recipients, domains, relays, outcomes, dsns, deliveries = (
-        _of_recipients(shown, _dropped(transaction, by_recipient))
+    controlling_user, is_probe, notes = _of_attempts(transaction)
+    to, links, recipients, domains, relays, outcomes, dsns, deliveries = (
+        _of_recipients(transaction.host, shown, _dropped(transaction, by_recipient))
         if shown or not rejection
         else _of_refusal(transaction)
     )
+    if shown is not by_recipient:  # the first of several pages: it has the links of the whole mail
+        every = by_recipient.values()
+        ends = [row for rows in every for row in (*rows[:FIRST_ATTEMPTS], *rows[FIRST_ATTEMPTS:][-LAST_ATTEMPTS:])]
+        links = _links_of_rows(transaction.host, ends)
+    if transaction.links or transaction.notices:
+        links = _all_links(transaction, by_recipient, links)
     message_id = transaction.message_id
     return {
         "id": _identity(transaction, birth, known),
@@ -213,7 +216,7 @@ def _document(transaction: Transaction, by_recipient: dict[str, list[Row]], show
         "dsns": dsns,
         "deliveries": deliveries,
         "links": links,
-        "notes": _notes(transaction, birth, known) + notes,
+        "notes": list(dict.fromkeys([*_notes(transaction, birth, known), *notes])),
         "temporary": bool(refusals) and any(_is_temporary(refusal) for _, refusal in refusals or ()),
         "skipped_count": transaction.skipped_count,
         "repeat_count": len(transaction.births) - 1 if rejection else 0,
@@ -250,18 +253,12 @@ def _sender(transaction: Transaction) -> str | None:
     return transaction.claimed_sender
 
 
-def _of_attempts(transaction: Transaction) -> tuple[list[Link], str | None, bool, list[str]]:
-    """Return what the attempts say of the whole transaction: links, the controlling user, whether a probe, notes."""
-    links = set(transaction.links) if transaction.links else set()
+def _of_attempts(transaction: Transaction) -> tuple[str | None, bool, list[str]]:
+    """Return what the attempts say of the whole transaction: the controlling user, whether a probe, notes."""
     notes: list[str] = []
     user: str | None = None
     is_probe = transaction.sender is not None and transaction.sender.startswith("double-bounce@")
     for _, attempt in transaction.attempts:
-        if attempt.next_queue_id is not None:
-            if attempt.outcome == "expanded":
-                links.add(("forwarded_as", attempt.next_queue_id, transaction.host))
-            else:
-                links.add(("next", attempt.next_queue_id, attempt.relay))
         if user is None:
             user = attempt.controlling_user
         if attempt.status.startswith(_PROBES):
@@ -270,10 +267,34 @@ def _of_attempts(transaction: Transaction) -> tuple[list[Link], str | None, bool
             notes.append("ambiguous address")
         if not attempt.recipients and "recipients not logged" not in notes:
             notes.append("recipients not logged")
-    found: list[Link] = [{"kind": kind, "queue_id": queue_id, "host": host} for kind, queue_id, host in links]
-    if len(found) > 1:
-        found.sort(key=_link_order)
-    return found, user, is_probe, notes
+    return user, is_probe, notes
+
+
+def _links_of_rows(host: str, rows: Sequence[Row]) -> list[Link]:
+    """Return where the mail went next by the rows that are shown."""
+    found: dict[tuple[str, str, str | None], None] = {}
+    for row in rows:
+        attempt = row.attempt
+        if attempt is not None and attempt.next_queue_id is not None:
+            if attempt.outcome == "expanded":
+                found["forwarded_as", attempt.next_queue_id, host] = None
+            else:
+                found["next", attempt.next_queue_id, attempt.relay] = None
+    links: list[Link] = [{"kind": kind, "queue_id": queue_id, "host": on} for kind, queue_id, on in found]
+    if len(links) > 1:
+        links.sort(key=_link_order)
+    return links
+
+
+def _all_links(transaction: Transaction, by_recipient: dict[str, list[Row]], links: list[Link]) -> list[Link]:
+    """Add what other lines than those of the attempts link the mail with."""
+    own: list[Link] = [
+        {"kind": kind, "queue_id": queue_id, "host": host} for kind, queue_id, host in transaction.links or ()
+    ]
+    if transaction.notices:
+        own += _kinds_of_notices(transaction, transaction.notices, by_recipient)
+    found = {_link_order(link): link for link in (*own, *links)}
+    return [found[key] for key in sorted(found)]
 
 
 def _kinds_of_notices(
@@ -332,13 +353,13 @@ class _Names:
 
 
 def _of_recipients(
-    by_recipient: dict[str, list[Row]], dropped: Mapping[str, Dropped] = _NOTHING_DROPPED
+    host: str, by_recipient: dict[str, list[Row]], dropped: Mapping[str, Dropped] = _NOTHING_DROPPED
 ) -> tuple[list[Any], ...]:
     """Return `to` and the roll-ups of the given recipients, in the order of _PAGED."""
     if len(by_recipient) == 1 and not dropped:
         ((name, rows),) = by_recipient.items()
         if len(rows) == 1:
-            return _of_row(name, rows[0])
+            return _of_row(host, name, rows[0])
     names = _Names()
     deliveries: dict[str, None] = {}
     shown: list[Row] = []
@@ -366,6 +387,7 @@ def _of_recipients(
     domains = dict.fromkeys([address.rpartition("@")[2] for address in names.recipients if "@" in address])
     return (
         [delivery(row) for row in shown],
+        _links_of_rows(host, shown),
         list(names.recipients),
         list(domains),
         list(names.relays),
@@ -375,7 +397,7 @@ def _of_recipients(
     )
 
 
-def _of_row(name: str, row: Row) -> tuple[list[Any], ...]:
+def _of_row(host: str, name: str, row: Row) -> tuple[list[Any], ...]:
     """Return the same of one recipient with one row, where there is nothing to join: most mail is so."""
     attempt, refusal = row.attempt, row.refusal
     recipient = row.recipient.casefold()
@@ -391,14 +413,15 @@ def _of_row(name: str, row: Row) -> tuple[list[Any], ...]:
     said = attempt if refusal is None else refusal
     dsn = None if said is None else said.dsn
     relays, dsns = [] if relay is None else [relay], [] if dsn is None else [dsn]
-    return [delivery(row)], recipients, domains, relays, [row.outcome], dsns, deliveries
+    links = _links_of_rows(host, (row,))
+    return [delivery(row)], links, recipients, domains, relays, [row.outcome], dsns, deliveries
 
 
 def _of_refusal(transaction: Transaction) -> tuple[list[Any], ...]:
     """Return the same of a rejection that names no recipient: what was refused is then the client or its sender."""
     _, refusal = (transaction.refusals or [])[0]
     row = Row("", "rejected", refusal.status, transaction.lines[transaction.births[0]], None, refusal)
-    return [delivery(row) | {"recipient": None}], [], [], [], ["rejected"], [refusal.dsn] if refusal.dsn else [], []
+    return [delivery(row) | {"recipient": None}], [], [], [], [], ["rejected"], [refusal.dsn] if refusal.dsn else [], []
 
 
 def _birth(transaction: Transaction) -> Stamp | None:
@@ -424,7 +447,7 @@ def _identity(transaction: Transaction, birth: Stamp | None, known: int | None) 
     identity = f"{transaction.host}/{transaction.queue_id}"  # of a rejection: `~` and a digest
     if birth is None:
         identity += f"~{_first_line(transaction)}"
-    elif known is None and transaction.mta != "sendmail" and not transaction.rejection:
+    elif known is None and not transaction.rejection:
         identity += f"/{birth.second}"
     if len(identity) > MAX_ID_CHARACTERS - 8:
         identity = f"{identity[: MAX_ID_CHARACTERS - 40]}…{digest((0, identity)).hex()}"
@@ -448,7 +471,7 @@ def _outcome(transaction: Transaction, by_recipient: dict[str, list[Row]]) -> st
         if transaction.held and outcome in ("deferred", "queued"):
             outcome = "held"
         worst = max(worst, RANK[outcome])
-    if worst <= RANK["queued"] and whole_refusal(transaction) is not None:
+    if worst in (-1, RANK["queued"]) and whole_refusal(transaction) is not None:
         return "rejected"
     if worst >= 0:
         return OUTCOMES[worst]

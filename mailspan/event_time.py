@@ -40,7 +40,7 @@ _MONTHS = {
     )
 }
 _DAYS_BEFORE = {month: sum(calendar.monthrange(2000, m)[1] for m in range(1, month)) for month in range(1, 13)}
-_FIRST_YEAR, _LAST_YEAR = 1900, 9998  # with any zone and a leap second, still years that a document can write
+FIRST_YEAR, LAST_YEAR = 1900, 9998  # with any zone and a leap second, still years that a document can write
 _ENOUGH_IDS = 16
 _SURVEY_YEARS = 40
 _LEAP_SEARCH_YEARS = 8  # 29 February comes at least once in eight years
@@ -95,7 +95,7 @@ def read_wall_time(
     wall = WallTime(number, int(day), int(hour), int(minute), int(second), None if year is None else int(year))
     if not 1 <= number <= 12 or wall.hour > 23 or wall.minute > 59 or wall.second > 60:  # noqa: PLR2004
         return None
-    if wall.year is not None and not _FIRST_YEAR <= wall.year <= _LAST_YEAR:
+    if wall.year is not None and not FIRST_YEAR <= wall.year <= LAST_YEAR:
         return None
     longest = calendar.monthrange(2000 if wall.year is None else wall.year, number)[1]
     return wall if 1 <= wall.day <= longest else None
@@ -357,7 +357,7 @@ def read_timestamp(date: str, time: str, fraction: str, zone: str) -> Stamp | No
     try:
         year, month, day = int(date[:4]), int(date[5:7]), int(date[8:10])
         hour, minute, second = int(time[:2]), int(time[3:5]), int(time[6:8])
-        if second > 60 or hour > 23 or minute > 59 or not _FIRST_YEAR <= year <= _LAST_YEAR:  # noqa: PLR2004
+        if second > 60 or hour > 23 or minute > 59 or not FIRST_YEAR <= year <= LAST_YEAR:  # noqa: PLR2004
             return None
         if abs(offset_seconds(zone)) >= _DAY:
             return None

@@ -14,6 +14,10 @@ from msgspec import Struct
 from mailspan.event import Attempted, Inspected, Received, Refused
 from mailspan.record import Stamp
 
+MAX_LINKS = 256
+"""How many links a transaction keeps, and notices about it: of more, the first by their order, which lines came when is
+no matter."""
+
 LineKey = tuple[int, str] | bytes
 """What makes two lines of one queue ID the same: event second and the text behind the ID, or their digest."""
 
@@ -21,6 +25,14 @@ LineKey = tuple[int, str] | bytes
 def digest(key: tuple[int, str]) -> bytes:
     """Return the 8 bytes that stand for a line in snapshots and, in hexadecimal, in document ids."""
     return hashlib.blake2b(f"{key[0]} {key[1]}".encode(), digest_size=8).digest()
+
+
+def _link_order(link: tuple[str, str, str | None]) -> tuple[str, str, str]:
+    return link[0], link[1], link[2] or ""
+
+
+def _notice_order(notice: tuple[LineKey, str]) -> str:
+    return notice[1]
 
 
 class Dropped(Struct, array_like=True, omit_defaults=True):
@@ -107,6 +119,18 @@ class Transaction(Struct, array_like=True, omit_defaults=True):
             self.links = [link]
         elif link not in self.links:
             self.links.append(link)
+            if len(self.links) > MAX_LINKS:
+                self.links.remove(max(self.links, key=_link_order))
+                self.truncated = True
+
+    def add_notice(self, key: LineKey, queue_id: str) -> None:
+        """Remember a mail about this one."""
+        if self.notices is None:
+            self.notices = []
+        self.notices.append((key, queue_id))
+        if len(self.notices) > MAX_LINKS:
+            self.notices.remove(max(self.notices, key=_notice_order))
+            self.truncated = True
 
     def has_only_client(self) -> bool:
         """Whether nothing but the client's line (and perhaps its Message-ID) is known: the mail may never have come.

@@ -47,8 +47,8 @@ def trim(transaction: Transaction) -> None:
 
 
 def _is_plain(attempt: Attempted) -> bool:
-    """Whether the attempt says nothing of the whole transaction: no link, no note."""
-    return attempt.next_queue_id is None and not attempt.ambiguous and bool(attempt.recipients)
+    """Whether the attempt says nothing of the whole transaction: no note. Links are of what is shown."""
+    return not attempt.ambiguous and bool(attempt.recipients)
 
 
 def _add(dropped: Dropped, attempt: Attempted) -> Dropped:

@@ -32,15 +32,26 @@ from mailspan.event import (
     Remarked,
 )
 from mailspan.queue_id import TIME_OF
+from mailspan.record import Stamp
 from mailspan.transaction import LineKey, Transaction, digest
 from reducer import sessions
 from reducer.effects import EFFECTS, born_of_clone, born_of_notice, rejected
-from reducer.snapshot import check, due_of, is_unwritten, pack, pack_sessions, unpack, unpack_sessions, waits
+from reducer.snapshot import (
+    check,
+    due_of,
+    has_gap,
+    is_unwritten,
+    pack,
+    pack_sessions,
+    unpack,
+    unpack_sessions,
+    waits,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from mailspan.record import Record, Stamp
+    from mailspan.record import Record
 
 _TRANSACTION, _HOST, _SESSIONS = "transaction:", "host:", "sessions:"  # what a key of the stored state begins with
 
@@ -50,6 +61,9 @@ LINGER_CLIENT_ONLY_SECONDS = 3600
 QUEUE_LIFETIME_SECONDS = 5 * 86400
 LINGER_OPEN_SECONDS = QUEUE_LIFETIME_SECONDS + 86400
 MOST_UNPACKED = 20_000
+MOST_INCARNATIONS = 16
+_BIRTHS_LOOKED_AT = 64
+_MOST_FRESH = 16384
 _JUMP_SECONDS = 86400
 _AGREEING_SECONDS = 3
 # A stamp further than a day from the clock, ahead or behind, moves it only when lines of three seconds in a row agree:
@@ -78,6 +92,8 @@ class _Host:
         "away",
         "clock",
         "due",
+        "fresh",
+        "gap",
         "name",
         "saved",
         "seconds",
@@ -93,7 +109,9 @@ class _Host:
         self.clock = 0
         self.away = 0  # the latest stamp far from the clock, and how many seconds in a row agreed with it
         self.agreed = 0
-        self.saved = (0, 0, 0)  # clock, away and agreed as last stored
+        self.gap: tuple[bytes, Stamp] | None = None  # the last line that said that lines were lost
+        self.fresh: dict[str, None] | None = None  # the IDs that no gap was noted on yet; None: perhaps any
+        self.saved = b""  # clock, away, agreed and gap as last stored
         self.transactions: dict[str, Transaction | bytes] = {}
         self.sessions: sessions.Sessions = {}
         self.sessions_changed = False  # since they were last stored
@@ -119,6 +137,25 @@ class _Host:
         found = self.transactions[queue_id] = unpack(packed)
         self.tally.unpacked += 1
         return found
+
+    def state(self) -> bytes:
+        """Return the clock and the last gap as they are stored."""
+        state = b"%d %d %d" % (self.clock, self.away, self.agreed)
+        if self.gap is None:
+            return state
+        key, stamp = self.gap
+        gap = (key.hex().encode(), stamp.second, stamp.millisecond, stamp.digits, stamp.guessed)
+        return state + b" %s %d %d %d %d" % gap
+
+    def restore(self, state: bytes) -> None:
+        """Take over a stored clock and gap; what earlier versions stored has fewer numbers."""
+        self.saved = state
+        numbers = state.split()
+        self.clock, self.away, self.agreed = (int(each) for each in (*numbers, b"0")[:3])
+        if len(numbers) > 7:  # noqa: PLR2004
+            second, millisecond, digits, guessed = (int(each) for each in numbers[4:8])
+            stamp = Stamp(second, millisecond, digits, bool(guessed))
+            self.gap = bytes.fromhex(numbers[3].decode()), stamp
 
     def unpacked_ones(self) -> Iterator[Transaction]:
         """Yield the newest transaction of each ID; a packed one is unpacked for the time it is looked at."""
@@ -199,9 +236,8 @@ class Assembler:
         transaction.lines[key] = stamp
         effect(transaction, key, event)
         transaction.touched = host.clock
-        if transaction.closed_by is not None and transaction.closed_at is None:
-            transaction.closed_at = host.clock
-            host.look_again(queue_id, host.clock + LINGER_CLOSED_SECONDS)
+        if transaction.closed_by is not None or transaction.mta in COUNTED_MTAS:
+            self._plan(host, transaction)
         if self._incremental:
             self._mark(transaction)
             if kind in _URGENT:
@@ -282,14 +318,44 @@ class Assembler:
         return True
 
     def _note_gap(self, host: _Host, record: Record) -> None:
-        """Lines of this host are missing: whatever is open may lack some of its own."""
-        line = (record.stamp.second, record.text)
-        for queue_id in list(host.transactions):
-            transaction = host.find(queue_id)
-            if transaction is not None and transaction.closed_by is None and _holder(transaction, line) is None:
-                transaction.lines[transaction.key_of(line)] = record.stamp
-                transaction.gap = True
-                self._mark(transaction)
+        """Lines of this host are missing: whatever is open may lack some of its own. The first gap is noted.
+
+        The order within a second does not matter: what began or ended in it may lack lines, too.
+        """
+        if host.gap is not None and host.gap[1].second == record.stamp.second:
+            return
+        gap = digest((record.stamp.second, record.text)), record.stamp
+        if host.gap is None or host.gap[1].second < record.stamp.second:
+            host.gap = gap
+        fresh = list(host.transactions if host.fresh is None else host.fresh)
+        host.fresh = {}
+        for queue_id in fresh:
+            found = host.transactions.get(queue_id)
+            if found is None or (isinstance(found, bytes) and has_gap(found)):
+                continue
+            newest = unpack(found) if isinstance(found, bytes) else found
+            if not self._lacks_lines(newest, gap):
+                if newest.closed_by is None and not newest.gap:
+                    host.fresh[queue_id] = None
+            elif isinstance(found, bytes):
+                host.transactions[queue_id] = newest if newest.changed else pack(newest, _due(newest))
+                self._tally.unpacked += newest.changed
+
+    def _lacks_lines(self, transaction: Transaction, gap: tuple[bytes, Stamp]) -> bool:
+        """Note a gap on a transaction that was not over before it; return whether that is new."""
+        key, stamp = gap
+        if transaction.gap or transaction.rejection:
+            return False
+        if transaction.lines and next(iter(transaction.lines.values())).second > stamp.second:
+            return False
+        if transaction.closed_by is not None:
+            latest = max(each.second for each in transaction.lines.values())
+            if latest < stamp.second:
+                return False
+        transaction.lines[key] = stamp
+        transaction.gap = True
+        self._mark(transaction)
+        return True
 
     def forgotten(self) -> list[Transaction]:
         """Return the transactions that were forgotten since the last call: their documents will not change."""
@@ -331,9 +397,9 @@ class Assembler:
             changes[f"{_TRANSACTION}{host_name}/{queue_id}"] = newest
         self._stale.clear()
         for host in self._hosts.values():
-            if host.saved != (host.clock, host.away, host.agreed):
-                host.saved = (host.clock, host.away, host.agreed)
-                changes[f"{_HOST}{host.name}"] = b"%d %d %d" % host.saved
+            state = host.state()
+            if host.saved != state:
+                host.saved = changes[f"{_HOST}{host.name}"] = state
             if host.sessions_changed:
                 host.sessions_changed = False
                 changes[f"{_SESSIONS}{host.name}"] = pack_sessions(host.sessions) if host.sessions else None
@@ -343,9 +409,7 @@ class Assembler:
         """Take over the state that earlier runs stored. Raises SnapshotError if it cannot be read."""
         for name, value in state.items():
             if name.startswith(_HOST):
-                host = self._host(name.removeprefix(_HOST))
-                clock, away, agreed = (int(each) for each in (*value.split(), b"0")[:3])
-                host.clock, host.away, host.agreed = host.saved = (clock, away, agreed)
+                self._host(name.removeprefix(_HOST)).restore(value)
             elif name.startswith(_SESSIONS):
                 self._host(name.removeprefix(_SESSIONS)).sessions = unpack_sessions(value)
         for name, value in state.items():
@@ -436,15 +500,17 @@ class Assembler:
             return
         kept: list[Transaction] = []
         transaction: Transaction | None = unpack(found) if isinstance(found, bytes) else found
+        if transaction is not None and transaction.earlier is None and _rests_later(transaction, host.clock):
+            self._tally.unpacked += isinstance(found, bytes)
+            host.transactions[queue_id] = transaction
+            host.look_again(queue_id, transaction.touched + LINGER_BY_COUNT_SECONDS)
+            return
         while transaction is not None:
             earlier, transaction.earlier = transaction.earlier, None
             if _due_alone(transaction) > host.clock:
                 kept.append(transaction)
-            elif self._incremental:
-                self._stale.add((host.name, queue_id))
-                transaction.urgent = transaction.changed  # its state goes: what changed must be written with it
             else:
-                self._forgotten.append(transaction)
+                self._let_go(transaction)
             transaction = earlier
         self._tally.unpacked += bool(kept) - (not isinstance(found, bytes))
         if kept:
@@ -470,7 +536,34 @@ class Assembler:
             transaction.earlier = earlier
         host.transactions[queue_id] = transaction
         host.look_again(queue_id, host.clock + LINGER_CLIENT_ONLY_SECONDS)
+        if host.fresh is not None:
+            host.fresh[queue_id] = None
+            if len(host.fresh) > _MOST_FRESH:
+                host.fresh = None
+        if host.gap is not None and record.stamp.second == host.gap[1].second and queue_id[0] != "~":
+            self._lacks_lines(transaction, host.gap)
+        if earlier is not None:
+            self._bound_incarnations(transaction)
         return transaction
+
+    def _bound_incarnations(self, newest: Transaction) -> None:
+        """Forget the earliest use of an ID where there are too many: no real server comes back to one so fast."""
+        last = newest
+        for _ in range(MOST_INCARNATIONS - 1):
+            if last.earlier is None:
+                return
+            last = last.earlier
+        oldest, last.earlier = last.earlier, None
+        if oldest is not None:
+            self._let_go(oldest)
+
+    def _let_go(self, transaction: Transaction) -> None:
+        """Hand out a transaction for the last time."""
+        if self._incremental:
+            self._stale.add((transaction.host, transaction.queue_id))
+            transaction.urgent = transaction.changed  # its state goes: what changed must be written with it
+        else:
+            self._forgotten.append(transaction)
 
     def _pack_resting(self) -> None:
         """Pack the half that was touched longest ago, by the clocks of their hosts, but what waits to be written."""
@@ -486,6 +579,8 @@ class Assembler:
 
     def _touch(self, host: _Host, transaction: Transaction) -> None:
         transaction.touched = host.clock
+        if transaction.mta in COUNTED_MTAS:
+            host.look_again(transaction.queue_id, host.clock + LINGER_BY_COUNT_SECONDS)
         self._mark(transaction)
 
     def _mark(self, transaction: Transaction) -> None:
@@ -495,10 +590,25 @@ class Assembler:
                 transaction.changed = True
                 self._changed.append(transaction)
 
+    def _plan(self, host: _Host, transaction: Transaction) -> None:
+        """Say when to look whether the transaction is over, after any line that may have ended it.
+
+        Whether all is final now is not worked out: that takes all attempts, and each one comes by here.
+        """
+        if transaction.closed_by is not None and transaction.closed_at is None:
+            transaction.closed_at = host.clock
+            host.look_again(transaction.queue_id, _due_alone(transaction))
+        if transaction.mta in COUNTED_MTAS:
+            host.look_again(transaction.queue_id, host.clock + LINGER_BY_COUNT_SECONDS)
+
     def _came_again(self, host: _Host, known: Transaction, line: tuple[int, str], record: Record) -> None:
-        """The same line again: its stamp may be the finer one, for the mail that a notice is about, too."""
+        """The same line again: its stamp may be the finer one, for the other mail that the line names, too."""
         self._sharpen(known, line, record.stamp)
         event = record.event
+        named = _other_id(event)
+        other = host.find(named) if named else None
+        if other is not None and (holder := _holder(other, line)) is not None:
+            self._sharpen(holder, line, record.stamp)
         if isinstance(event, Received) and event.bounce_of is not None:
             self._tell_parent(host, known, record, event.bounce_of)
 
@@ -524,20 +634,14 @@ class Assembler:
         return transaction
 
     def after_attempt(self, host: _Host, transaction: Transaction, record: Record, line: tuple[int, str]) -> None:
-        """Add the connection's TLS; look later whether all is final; tell a forward's new ID where it comes from.
-
-        Whether all is final now is not worked out: that takes all attempts, and each one comes by here.
-        """
+        """Add the connection's TLS; tell a forward's new ID where it comes from."""
         event = record.event
         if not isinstance(event, Attempted):
             return
         session = sessions.find(host.sessions, record)
         if session is not None and session.relay_tls is not None:
             sessions.leave(session, event)
-        if transaction.mta in COUNTED_MTAS:
-            if event.outcome in _FINAL:
-                host.look_again(transaction.queue_id, host.clock + LINGER_BY_COUNT_SECONDS)
-        elif event.outcome == "expanded" and event.next_queue_id:
+        if event.outcome == "expanded" and event.next_queue_id and transaction.mta not in COUNTED_MTAS:
             child = self._child(host, event.next_queue_id, record, line)
             if child is not None:
                 child.add_link("original", transaction.queue_id, host.name)
@@ -582,7 +686,7 @@ class Assembler:
         if event.delay_notice:
             parent.add_link("delay_notice", transaction.queue_id, host.name)
         else:
-            parent.notices = [*(parent.notices or ()), (parent.key_of(named), transaction.queue_id)]
+            parent.add_notice(parent.key_of(named), transaction.queue_id)
         self._touch(host, parent)
 
 
@@ -594,6 +698,15 @@ _AFTER: dict[type, Callable[[Assembler, _Host, Transaction, Record, tuple[int, s
     Enveloped: Assembler.after_birth,
 }
 """What an event of one transaction does to others, or to the time at which it is forgotten."""
+
+
+def _other_id(event: Event) -> str | None:
+    """Return the second ID of a line that is applied to two transactions."""
+    if isinstance(event, (Notified, Cloned)):
+        return event.child
+    if isinstance(event, Attempted):
+        return event.next_queue_id if event.outcome == "expanded" else None
+    return event.requeued_from if isinstance(event, Received) else None
 
 
 def _is_finer(stamp: Stamp, known: Stamp) -> bool:
@@ -635,7 +748,7 @@ def _is_new(transaction: Transaction, event: Event, second: int) -> bool:
     if isinstance(event, Received):
         return transaction.received is not None
     if isinstance(event, Identified) and not event.resent and transaction.message_id is not None:
-        latest = max(transaction.lines[key].second for key in transaction.births)
+        latest = max(transaction.lines[key].second for key in transaction.births[-_BIRTHS_LOOKED_AT:])
         return event.message_id != transaction.message_id and second > latest
     return False
 
@@ -674,10 +787,17 @@ def _due(newest: Transaction) -> int:
     return due if newest.earlier is None else min(due, _due(newest.earlier))
 
 
+def _rests_later(transaction: Transaction, clock: int) -> bool:
+    """Whether a transaction cannot be due yet, told without looking at its attempts, which may be many."""
+    counted = transaction.mta in COUNTED_MTAS and transaction.closed_at is None
+    return counted and transaction.touched + LINGER_BY_COUNT_SECONDS > clock
+
+
 def _due_alone(transaction: Transaction) -> int:
     """Return the host clock at which the transaction is forgotten if no further line comes."""
     if transaction.closed_at is not None:
-        return transaction.closed_at + LINGER_CLOSED_SECONDS
+        is_last = transaction.mta not in COUNTED_MTAS or transaction.rejection  # else more may be said of it
+        return transaction.closed_at + (LINGER_CLOSED_SECONDS if is_last else LINGER_BY_COUNT_SECONDS)
     if transaction.has_only_client():
         return transaction.touched + LINGER_CLIENT_ONLY_SECONDS
     if transaction.mta in COUNTED_MTAS and is_counted_closed(transaction):

@@ -118,6 +118,8 @@ def skipped(transaction: Transaction, key: LineKey, event: events.Skipped) -> No
     transaction.skipped_count += 1
     notice = events.Attempted((event.recipient,), event.status, "queued", event.original_recipient, pending=True)
     transaction.attempts.append((key, notice))
+    if len(transaction.attempts) >= transaction.trim_at:
+        trim(transaction)
 
 
 def refused(transaction: Transaction, key: LineKey, event: events.Refused) -> None:

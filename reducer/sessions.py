@@ -19,6 +19,7 @@ from mailspan.address import read_client
 from mailspan.deliveries import time_text
 from mailspan.event import Attempted, Authenticated, Client, Connected, Disconnected, Named, Secured
 from mailspan.record import Stamp
+from mailspan.transaction import digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from mailspan.transaction import Transaction
 
 MAX_SESSIONS = 16384
+_LONG_TEXT = 512  # longer ones are remembered by their digest
 _MAX_TEXTS = 256  # of one second of one process
 _TWICE_SECONDS = 60
 _SILENT_SECONDS = 3600
@@ -71,8 +73,12 @@ def key_of(record: Record) -> str:
 
 
 def name_of(record: Record, session: Session) -> str:
-    """Return what groups all that one connection did: host/program[pid], or the session ID, and when it began."""
-    return f"{record.source.host}/{key_of(record)} {time_text(session.began)}"
+    """Return what groups all that one connection did: host/program[pid], or the session ID, and when it began.
+
+    To the second: a copy of the log with finer stamps may come before or after, and there may be none.
+    """
+    began = Stamp(session.began.second, 0, 0, guessed=False)
+    return f"{record.source.host}/{key_of(record)} {time_text(began)}"
 
 
 def find(sessions: Sessions, record: Record) -> Session | None:
@@ -126,6 +132,8 @@ def apply(sessions: Sessions, record: Record) -> str | None:
         return None
     session = sessions.get(key_of(record))
     second, text = record.stamp.second, record.text
+    if len(text) > _LONG_TEXT:
+        text = digest((second, text)).hex()
     texts: list[str] = []
     if session is not None:
         if second == session.last:

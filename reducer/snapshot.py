@@ -1,8 +1,8 @@
 """Snapshots: the state of open and lingering transactions as bytes, and back. Pure.
 
-A snapshot is one byte of schema version, one that is 1 where changes wait to be written as documents, the event time
-when it is due to be looked at again (8 bytes), and a zstandard frame of MessagePack: the transaction's struct as it is,
-its earlier incarnations inside it. Due time and changes can be read without decompressing. The frame names the
+A snapshot is one byte of schema version, one of flags (1: changes wait to be written; 2: a gap is noted), the event
+time when it is due to be looked at again (8 bytes), and a zstandard frame of MessagePack: the transaction's struct as
+it is, its earlier incarnations inside it. Due time and flags can be read without decompressing. The frame names the
 dictionary that it was made with (reducer/dictionary.py); one that names none is read, too. Lines are kept as digests
 with their stamps: enough to know a line again, and to count and date it.
 
@@ -49,7 +49,7 @@ class SnapshotError(ValueError):
 
 def pack(newest: Transaction, due: int) -> bytes:
     """Return the snapshot of all incarnations of a queue ID, the newest first; `due` is an event time in seconds."""
-    head = bytes((SCHEMA_VERSION, waits(newest))) + due.to_bytes(8, "big", signed=True)
+    head = bytes((SCHEMA_VERSION, waits(newest) | newest.gap << 1)) + due.to_bytes(8, "big", signed=True)
     return head + _compress(_encode(_with_digests(newest)))
 
 
@@ -60,7 +60,12 @@ def waits(newest: Transaction) -> bool:
 
 def is_unwritten(snapshot: bytes) -> bool:
     """Whether `waits` held when this was packed."""
-    return snapshot[1:2] == b"\x01"
+    return bool(snapshot[1] & 1)
+
+
+def has_gap(snapshot: bytes) -> bool:
+    """Whether a gap in the log is noted on the newest incarnation already."""
+    return bool(snapshot[1] & 2)
 
 
 def due_of(snapshot: bytes) -> int:

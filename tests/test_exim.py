@@ -171,9 +171,9 @@ def test_parts_are_bounded_and_what_was_cut_is_used() -> None:
     by = parser()
     results = [
         by.parse(f"Nov 23 07:55:08 mx1 exim[{pid}]: [1/2] 1xVOtI-0{pid:05d}-1i <= a@example.com P=local S=1 for b@x c")
-        for pid in range(exim_lines.MAX_PROCESSES + 2)
+        for pid in range(exim_lines.MAX_RECORDS_IN_PARTS + 2)
     ]
-    assert [isinstance(each, Ignored) for each in results[:-2]] == [True] * exim_lines.MAX_PROCESSES
+    assert [isinstance(each, Ignored) for each in results[:-2]] == [True] * exim_lines.MAX_RECORDS_IN_PARTS
     for number, result in enumerate(results[-2:]):
         assert isinstance(result, Record)
         assert result.queue_id == f"1xVOtI-0{number:05d}-1i"

@@ -3,13 +3,15 @@ r"""Lines whose texts a client, a remote server or a user chose: each gives what
 One line of tests/hostile/*.jsonl is a case: `program` and `text` as logged (text behind `program[pid]: `), the event
 that it must give, and `fields` of it; `event` may be Ignored or Unparsed. The addresses are quoted as each MTA does:
 Postfix since 3.5 by quote_822_local, before not at all (`raw` in the name); Sendmail as typed, through str2prt (a
-backslash is doubled, bytes are `\ooo`). `ambiguous: true` is the right answer where no one could tell.
+backslash is doubled, bytes are `\ooo`); Exim puts a backslash before quotes and backslashes in `T=` and `C=`, and drops the
+quotes of final addresses, not of those in `<>`; OpenSMTPD quotes nothing. `ambiguous: true` is the right answer where no one could tell.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,14 +53,17 @@ def document_of(record: Record) -> Document:
 
 
 def test_there_are_enough() -> None:
-    assert len(CASES) >= 150
+    counts = Counter(case["file"] for case in CASES)
+    assert counts.keys() == {"postfix", "sendmail", "exim", "opensmtpd"}
+    assert min(counts.values()) >= 40
+    assert counts.total() >= 440
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['file']}: {case['name']}")
 def test_hostile_line(case: dict[str, Any]) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     result = parse(case)
-    assert time.perf_counter() - started < LIMIT_SECONDS
+    assert time.process_time() - started < LIMIT_SECONDS
     if not isinstance(result, Record):
         assert (type(result).__name__, *[getattr(result, name) for name in case["fields"]]) == (
             case["event"],

@@ -36,6 +36,7 @@ REVISION = 1
 
 MAX_LINE_CHARACTERS = 65536
 MAX_NAMES = 8192  # hosts, programs and PIDs kept at hand: names in logs are hostile, so bounded
+MAX_NAME_CHARACTERS = 255  # a longer one is none of a host or program; it is not kept
 
 MAX_SECONDS = 64  # stamps kept at hand: only the last ones, for one without a year comes back, a year or an hour later
 
@@ -369,7 +370,7 @@ class Parser:
         program = self._programs.get(header.program)
         if program is None:
             program = _find_program(header.program)
-            if len(self._programs) < MAX_NAMES:
+            if len(self._programs) < MAX_NAMES and len(header.program) <= MAX_NAME_CHARACTERS:
                 self._programs[header.program] = program
         if not isinstance(program, Ignored) and program.mta == "exim":
             return self._exim.read_syslog(
@@ -382,7 +383,7 @@ class Parser:
             begin = line.partition(": ")[0]
             is_plain = header.wall is not None and not header.fraction and line[15:16] == " "
             head = begin[16:] if is_plain else begin.partition(" ")[2] if header.stamp is not None else ""
-            if head.startswith(f"{header.host} {header.program}"):
+            if len(head) <= 2 * MAX_NAME_CHARACTERS and head.startswith(f"{header.host} {header.program}"):
                 source = _source(header, host, program)
                 known = _Head(program, source, self._stamps_of(host))
                 self._remember_head(head, known)
@@ -427,7 +428,7 @@ class Parser:
         if host is None:
             host = name.lower()
             host = self._aliases.get(host, host)
-            if len(self._hosts) < MAX_NAMES:
+            if len(self._hosts) < MAX_NAMES and len(name) <= MAX_NAME_CHARACTERS:
                 self._hosts[name] = host
         return host
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from mailspan import queue_id as ids
 from mailspan.event import Inspected, Received, Refused
+from mailspan.event_time import FIRST_YEAR, LAST_YEAR
 from mailspan.grammar import exim
 from mailspan.grammar.exim_read import read_dumped_header
 from mailspan.record import Ignored, Record, Source, Stamp, Unparsed
@@ -40,6 +41,7 @@ _PART = re.compile(r"\[([0-9]{1,4})([/\\])([0-9]{1,4})\] ?")
 _SYSLOG_HEAD = re.compile(r"(?!\[)[^ ]+ [^ \[\]:=]+(?:\[[0-9]*\])?: ")
 
 MAX_PROCESSES = 4096
+MAX_RECORDS_IN_PARTS = 512  # a process sends the parts of a record in one go
 MAX_CHARACTERS = 65536
 _MAX_STAMPS = 64
 _MAX_LATE = 64
@@ -199,7 +201,7 @@ class EximLines:
                 if known.first == message and known.next == 2:  # noqa: PLR2004  nothing came after the first part yet
                     return _REPEATED
                 self._give_up(known)
-            while len(self._parts) >= MAX_PROCESSES:
+            while len(self._parts) >= MAX_RECORDS_IN_PARTS:
                 self._give_up(self._parts.pop(next(iter(self._parts))))
             known = self._parts[key] = _Parts(count, source, header_stamp, message)
         elif known is None or known.count != count or number < known.next:
@@ -323,10 +325,12 @@ def instants(moment: str, zone: str | None, local: tzinfo | None) -> tuple[int, 
     try:
         wall = datetime(int(moment[:4]), int(moment[5:7]), int(moment[8:10]), int(moment[11:13]), int(moment[14:16]))  # noqa: DTZ001
         second = int(moment[17:19])
-        if second > 60:  # noqa: PLR2004
+        if second > 60 or not FIRST_YEAR <= wall.year <= LAST_YEAR:  # noqa: PLR2004
             return ()
         if zone is not None:
             east = timedelta(hours=int(zone[1:3]), minutes=int(zone[3:5]))
+            if east >= timedelta(days=1):
+                return ()
             base = wall - datetime(1970, 1, 1) + (east if zone[0] == "-" else -east)  # noqa: DTZ001
             return (base.days * 86400 + base.seconds + second,)
         placed = wall.replace(tzinfo=local)

@@ -190,6 +190,11 @@ def read_sender(text: str, _program: str) -> Reading:
     return event
 
 
+# Sendmail cuts stat= at 203 characters and a list at about 1000 (deliver.c logdelivery). What is longer is not its own:
+# it must not give each of thousands of recipients a text of thousands of characters.
+_MANY_RECIPIENTS, _STATUS_OF_MANY = 100, 1000
+
+
 def read_recipients(text: str, start: int) -> tuple[tuple[str, ...], int] | None:
     """Read the list of `to=`, which ends at the first `, key=` outside quotes; return it and where it ends."""
     end = text.find(", ", start)
@@ -237,6 +242,8 @@ def read_attempt(text: str, _program: str) -> Reading:
         return None
     if recipients == ("NO-TO-LIST",):
         recipients = ()
+    if len(recipients) > _MANY_RECIPIENTS:
+        status = status[:_STATUS_OF_MANY]
     return _attempt(recipients, status, reply, fields, ambiguous=ambiguous)
 
 

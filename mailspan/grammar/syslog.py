@@ -33,7 +33,7 @@ _NEW_LOCAL = re.compile(
 )
 _VERSION = re.compile(r"1 (?P<stamp>\S+) (?P<host>\S+) (?P<app>\S+) (?P<process>\S+) \S+ ")
 _STRUCTURED = re.compile(r'(?:-|(?:\[(?:[^\]"\\]|\\.|"(?:[^"\\]|\\.)*+")*+\])+)(?: |\Z)')
-_TAG = re.compile(r"(?P<program>[^\s\[\]:]+(?:/[^\s\[\]:]*)*)(?:\[(?P<pid>[0-9]{0,10})\])?:(?: |\Z)")
+_TAG = re.compile(r"(?P<program>[^\s\[\]:]++)(?:\[(?P<pid>[0-9]{0,10})\])?:(?: |\Z)")
 _REPEATED = re.compile(r"message repeated [0-9]+ times: \[ ?(?P<text>.*)\]\Z", re.DOTALL)
 _SOLARIS = re.compile(r"\[ID [0-9]+ [a-z0-9]+\.[a-z]+\] ")
 _LAST_REPEATED = re.compile(r"(?:\S+ )?last message repeated [0-9]+ times?")
