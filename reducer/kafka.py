@@ -123,18 +123,17 @@ class ReducerKafka:
                 "partition.assignment.strategy": "cooperative-sticky",
             }
         )
-        self._producer = Producer(
-            {
-                "linger.ms": 5,
-                "compression.type": "lz4",
-                "queue.buffering.max.kbytes": 262144,
-                "queue.buffering.max.messages": 1000000,
-                **quiet,
-                "transactional.id": f"{prefix}-reducer-{instance}",
-                "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
-                "message.max.bytes": 8 << 20,
-            }
-        )
+        self._producer_config = {
+            "linger.ms": 5,
+            "compression.type": "lz4",
+            "queue.buffering.max.kbytes": 262144,
+            "queue.buffering.max.messages": 1000000,
+            **quiet,
+            "transactional.id": f"{prefix}-reducer-{instance}",
+            "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+            "message.max.bytes": 8 << 20,
+        }
+        self._producer = Producer(self._producer_config)
         self._state_config = quiet
         self._watermarks = Consumer(
             {**quiet, "group.id": f"{prefix}-reducer-watermarks", "isolation.level": "read_uncommitted"}
@@ -320,7 +319,14 @@ class ReducerKafka:
         if isinstance(fault, KafkaError) and fault.fatal():
             raise self._error(KafkaException(fault), "to write") from error
         try:
-            self._patiently(lambda: self._producer.abort_transaction(_SLICE_SECONDS))
+            if isinstance(fault, KafkaError) and fault.retriable():
+                # No answer for long. The client may have kept a connection that it will never open again: a broker that
+                # comes back as another one, seen with librdkafka 2.16. A new client ends what the old one left open.
+                self._producer.purge()
+                self._producer = Producer(self._producer_config)
+                self._patiently(lambda: self._producer.init_transactions(_SLICE_SECONDS))
+            else:
+                self._patiently(lambda: self._producer.abort_transaction(_SLICE_SECONDS))
         except KafkaException as again:
             raise self._error(again, "to write") from error
         raise RolledBackError(str(fault or error)) from error
