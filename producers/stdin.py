@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import os
 import select
-from collections import deque
 from typing import TYPE_CHECKING
 
-from mailspan.wire import Reading, encode_reading
+from mailspan.wire import encode_reading
 from producers.lines import Lines, Splitter
-from producers.shipping import Batch, RawTopic, SendError
+from producers.outbox import Outbox
+from producers.shipping import Batch
 from producers.wrappers import find_wrapper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mailspan.wire import Reading
+    from producers.shipping import RawTopic
+
 _READ_BYTES = 1 << 17
 _MOST_BYTES_UNDER_WAY = 32 << 20
-_FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.5, 30.0
 
 
 class Stdin:
@@ -35,49 +37,40 @@ class Stdin:
         steady: Callable[[], float],
         report: Callable[[str], None],
     ) -> None:
-        self.lines = 0
         self.is_ended = False
         """Whether the stream is at its end; what is under way may still arrive."""
         self._descriptor = descriptor
-        self._topic = topic
+        self._outbox = Outbox(topic, steady, report, _MOST_BYTES_UNDER_WAY)
         self._reading = reading
-        self._steady = steady
-        self._report = report
         self._splitter = Splitter()
         self._head = b""
         self._wrapper = find_wrapper(b"")
-        self._batches: deque[tuple[Batch, int]] = deque()
-        self._unsent: deque[Batch] = deque()
-        self._bytes = 0
-        self._backoff = _FIRST_BACKOFF_SECONDS
-        self._resume_at = 0.0
+
+    @property
+    def lines(self) -> int:
+        """How many lines have arrived."""
+        return self._outbox.lines
 
     @property
     def is_settled(self) -> bool:
         """Whether all that was read has arrived."""
-        return not self._batches
+        return self._outbox.is_settled
 
     @property
     def lines_under_way(self) -> int:
         """How many lines were read and have not arrived."""
-        return sum(len(batch.starts) for batch, _ in self._batches)
+        return self._outbox.lines_under_way
 
     def step(self, seconds: float, *, is_reading: bool = True) -> None:
         """Take reports, send, and read if something is there within `seconds`."""
-        try:
-            self._topic.serve(0)
-            self._collect()
-            is_sent = self._steady() >= self._resume_at and self._send()
-        except SendError as error:
-            self._restart(str(error))
+        is_sent = self._outbox.work()
+        if not is_sent or self.is_ended or not is_reading or self._outbox.is_full:
+            self._outbox.wait(seconds)
             return
-        if not is_sent or self.is_ended or not is_reading or self._bytes >= _MOST_BYTES_UNDER_WAY:
-            self._topic.serve(seconds)
-            return
-        if select.select([self._descriptor], [], [], 0 if self._batches else seconds)[0]:
+        if select.select([self._descriptor], [], [], seconds if self._outbox.is_settled else 0)[0]:
             self._take(os.read(self._descriptor, _READ_BYTES))
-        elif self._batches:
-            self._topic.serve(seconds)
+        elif not self._outbox.is_settled:
+            self._outbox.wait(seconds)
 
     def _take(self, data: bytes) -> None:
         if data:
@@ -96,35 +89,4 @@ class Stdin:
                 rest = self._wrapper.last_lines(self._splitter.end)
                 found = Lines(found.lines + rest.lines, found.starts + rest.starts, rest.end)
         if found.lines:
-            size = sum(map(len, found.lines))
-            self._bytes += size
-            batch = Batch(found, encode_reading(self._reading()))
-            self._batches.append((batch, size))
-            self._unsent.append(batch)
-
-    def _send(self) -> bool:
-        """Hand on what was read; False where the topic is full."""
-        while self._unsent and self._topic.send(self._unsent[0]):
-            self._unsent.popleft()
-        return not self._unsent
-
-    def _collect(self) -> None:
-        while self._batches and not self._batches[0][0].unsettled and self._batches[0][0].error is None:
-            batch, size = self._batches.popleft()
-            self._bytes -= size
-            self.lines += len(batch.starts)
-            self._backoff = _FIRST_BACKOFF_SECONDS
-        fault = next((batch.error for batch, _ in self._batches if batch.error is not None), None)
-        if fault is not None:
-            raise SendError(fault)
-
-    def _restart(self, reason: str) -> None:
-        """Send everything again that has not arrived, in order, under the same offsets."""
-        self._report(f"sending failed ({reason}); sending again what has not arrived")
-        self._topic.restart()
-        self._batches = deque(
-            (Batch(Lines(batch.lines, batch.starts, batch.end), batch.reading), size) for batch, size in self._batches
-        )
-        self._unsent = deque(batch for batch, _ in self._batches)
-        self._resume_at = self._steady() + self._backoff
-        self._backoff = min(_LAST_BACKOFF_SECONDS, self._backoff * 2)
+            self._outbox.add(Batch(found, encode_reading(self._reading())))

@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING
 from mailspan.inputs.identity import HEAD_BYTES
 from mailspan.inputs.streams import DamagedError
 from mailspan.wire import Reading, encode_reading
-from producers.checkpoint import Checkpoint, Generation, StateError
 from producers.rotation import bases, is_rotated, unpacked
 from producers.shipping import Batch, RawTopic, SendError
+from producers.state_folder import StateError
 from producers.tailed import OpenFile, TailedFile, TruncatedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from producers.checkpoint import Checkpoint, Generation
     from producers.lines import Lines
 
     Identity = tuple[int, int]

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -34,78 +29,15 @@ from producers.kafka import Admin, KafkaTopic
 from producers.lines import Lines
 from producers.shipping import Batch, RawTopic
 from tests.kafka_reading import kept, read_all
+from tests.kafka_site import PARTITIONS, Site, wait_until
 from tests.memory_topic import MemoryTopic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.kafka_server import Broker
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parent.parent
-PARTITIONS = 6
-_prefixes = (f"test{number}" for number in count())
-
-
-class Site:
-    """A topic prefix of its own on the broker, a state folder and logs; runs mailspan on them."""
-
-    def __init__(self, broker: Broker, folder: Path) -> None:
-        self.folder = folder
-        self.prefix = next(_prefixes)
-        self.address = broker.address
-        self.settings = {
-            "MAILSPAN_KAFKA_BOOTSTRAP_SERVERS": broker.address,
-            "MAILSPAN_TOPIC_PREFIX": self.prefix,
-            "MAILSPAN_PARTITIONS": str(PARTITIONS),
-            "MAILSPAN_STATE_DIR": str(folder / "state"),
-        }
-
-    def environment(self, **settings: str) -> dict[str, str]:
-        kept_ones = {name: value for name, value in os.environ.items() if not name.startswith("MAILSPAN_")}
-        changed = {f"MAILSPAN_{name}": value for name, value in settings.items()}
-        return {**kept_ones, "TZ": "UTC", "PYTHONPATH": str(ROOT), **self.settings, **changed}
-
-    def run(self, *arguments: str, given: bytes = b"", **settings: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [sys.executable, "-m", "mailspan", *arguments],
-            input=given,
-            capture_output=True,
-            check=False,
-            env=self.environment(**settings),
-            timeout=120,
-        )
-
-    @contextmanager
-    def tailing(self, *patterns: str) -> Iterator[subprocess.Popen[bytes]]:
-        with (self.folder / "stderr").open("ab") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "mailspan", "produce", "tail", *patterns], stderr=stderr, env=self.environment()
-            )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
-
-    def said(self) -> str:
-        return (self.folder / "stderr").read_text(encoding="utf-8")
-
-    def setup(self) -> None:
-        done = self.run("setup")
-        assert done.returncode == 0, done.stderr
-
-    def wait_for(self, lines: int) -> None:
-        """Wait until that many different lines have arrived."""
-        wait_until(lambda: len({each.value for each in read_all(self.address, f"{self.prefix}.raw")}) >= lines)
-
-
-def wait_until(is_so: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
 
 
 @pytest.fixture

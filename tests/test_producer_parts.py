@@ -13,9 +13,10 @@ from mailspan.inputs.lines import LONGEST_LINE_BYTES
 from mailspan.line_key import LineKeys
 from mailspan.partition import murmur2, partition_of
 from mailspan.wire import HEADER_NAME, Header, Reading, decode_header, encode_header, encode_reading, find_header
-from producers.checkpoint import Checkpoint, Generation, StateError
+from producers.checkpoint import Checkpoint, Generation
 from producers.lines import Lines, Splitter
 from producers.rotation import is_rotated
+from producers.state_folder import StateError
 from producers.wrappers import find_wrapper
 
 CORPUS = Path(__file__).parent / "corpus"

@@ -1,4 +1,4 @@
-"""`mailspan produce tail GLOB…` and `mailspan produce stdin`: raw lines to Kafka's mail.raw.
+"""`mailspan produce INPUT`: raw lines to Kafka's mail.raw, from files, the journal, syslog senders or standard input.
 
 Runs until SIGTERM or SIGINT (stdin: until its end); then what is under way gets some seconds to arrive, the positions
 are saved, and the exit code is 0 (--once: 3 where a file could not be read). Signals only set a flag: nothing is
@@ -8,7 +8,6 @@ interrupted half-way.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import time
@@ -17,49 +16,40 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
+from mailspan.commands import produce_journal, produce_syslog
 from mailspan.commands.logs import EXIT_DONE, EXIT_FILE_FAILED, read_zone
+from mailspan.commands.producing import END_SECONDS, IDLE_SECONDS, TOLD_SECONDS, Stop, say
 from mailspan.errors import UsageError
 from mailspan.inputs.limits import allow_open_files
 from mailspan.line_key import LineKeys
-from mailspan.terminal import sanitise
 from mailspan.wire import Reading
 from producers.checkpoint import Checkpoint
 from producers.kafka import KafkaTopic
+from producers.state_folder import StateFolder
 from producers.stdin import Stdin
 from producers.tail import Clock, Tail, TailSettings
 
 if TYPE_CHECKING:
     import argparse
-    from types import FrameType
 
-DESCRIPTION = "Raw lines to Kafka's mail.raw: from log files, which are followed, or from standard input."
-
-_END_SECONDS = 7.0
-_IDLE_SECONDS = 0.2
-_TOLD_SECONDS = 60.0
+DESCRIPTION = (
+    "Raw lines to Kafka's mail.raw: from log files and the journal, which are followed, from syslog senders,"
+    " or from standard input."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `produce`."""
     add = parser.add_argument
-    add("input", metavar="INPUT", choices=("tail", "stdin"), help="tail (files, followed) or stdin")
+    inputs = ("tail", "journal", "syslog", "stdin")
+    add("input", metavar="INPUT", choices=inputs, help="tail (files, followed), journal, syslog or stdin")
     add("patterns", metavar="GLOB", nargs="*", help="tail: files or patterns, in quotes; ** goes into folders")
     add("--log-host", metavar="NAME", help="the host of lines that name none (default: this machine)")
     add("--zone", metavar="ZONE", help="the zone of stamps that have none (default: this machine's)")
     add("--backfill", action="store_true", help="tail: read packed files (.gz, .bz2, .xz, .zst) that match, too")
-    add("--once", action="store_true", help="tail: end when all that is there has arrived")
-
-
-class _Stop:
-    """Whether to stop: set by SIGTERM and SIGINT."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._set)
-
-    def _set(self, _number: int, _frame: FrameType | None) -> None:
-        self.is_set = True
+    add("--once", action="store_true", help="tail, journal: end when all that is there has arrived")
+    produce_journal.add_arguments(parser)
+    produce_syslog.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,65 +58,74 @@ def run(args: argparse.Namespace) -> int:
     Raises UsageError, StateError and KafkaUseError.
     """
     if (args.input == "tail") != bool(args.patterns):
-        raise UsageError("tail needs files or patterns" if args.input == "tail" else "stdin takes no files")
+        raise UsageError("tail needs files or patterns" if args.input == "tail" else f"{args.input} takes no files")
+    produce_journal.check(args)
+    addresses = produce_syslog.check(args)
     zone = _zone_name() if args.zone is None else args.zone
     if args.zone is not None:
         read_zone(args.zone)
-    host = args.log_host or socket.gethostname()
-    stop = _Stop()
+    own = socket.gethostname()
+    host = args.log_host or own
+    stop = Stop()
     allow_open_files()
-    checkpoint = Checkpoint(_state_folder(args.settings.state_dir)) if args.input == "tail" else None
+    clock = Clock(time.monotonic, time.time)
+    folder = _state_folder(args.settings.state_dir)
+    checkpoint = Checkpoint(folder) if args.input == "tail" else None
+    journal_state = StateFolder(folder, produce_journal.STATE_NAME) if args.input == "journal" else None
     keys = LineKeys(host, args.settings.partitions, args.settings.host_aliases)
-    topic = KafkaTopic(args.settings, keys, _say)
+    topic = KafkaTopic(args.settings, keys, say)
     try:
-        if checkpoint is None:
-            return _run_stdin(topic, host, zone, stop)
-        settings = TailSettings(args.patterns, host, zone, socket.gethostname(), backfill=args.backfill)
-        tail = Tail(settings, checkpoint, topic, Clock(time.monotonic, time.time), _say)
-        return _run_tail(tail, topic, stop, once=args.once)
+        if checkpoint is not None:
+            settings = TailSettings(args.patterns, host, zone, own, backfill=args.backfill)
+            return _run_tail(Tail(settings, checkpoint, topic, clock, say), topic, stop, once=args.once)
+        if journal_state is not None:
+            return produce_journal.run(args, journal_state, topic, clock, stop, host=host, observer=own)
+        if addresses:
+            return produce_syslog.run(args, addresses, topic, clock, stop, host=host, zone=zone, observer=own)
+        return _run_stdin(topic, host, zone, stop)
     finally:
         topic.close()
 
 
-def _run_tail(tail: Tail, topic: KafkaTopic, stop: _Stop, *, once: bool) -> int:
+def _run_tail(tail: Tail, topic: KafkaTopic, stop: Stop, *, once: bool) -> int:
     told_at = time.monotonic()
     while not stop.is_set:
         if not tail.step():
             if once and tail.is_idle and time.monotonic() >= tail.resume_at:
                 tail.flush_ends()
                 break
-            topic.serve(_IDLE_SECONDS)
+            topic.serve(IDLE_SECONDS)
         now = time.monotonic()
-        if now - told_at >= _TOLD_SECONDS:
+        if now - told_at >= TOLD_SECONDS:
             told_at = now
-            _say(f"lines={tail.counts.lines} bytes_behind={tail.bytes_behind} truncations={tail.counts.truncations}")
-    deadline = time.monotonic() + _END_SECONDS
+            say(f"lines={tail.counts.lines} bytes_behind={tail.bytes_behind} truncations={tail.counts.truncations}")
+    deadline = time.monotonic() + END_SECONDS
     while not tail.is_settled and (time.monotonic() < deadline or (once and not stop.is_set)):
         tail.settle()
-        topic.serve(_IDLE_SECONDS)
+        topic.serve(IDLE_SECONDS)
     tail.settle()
     behind, behind_at_end = tail.bytes_behind, not tail.is_settled
     tail.close()
-    _say(f"stopped; lines={tail.counts.lines} bytes_behind={behind}")
+    say(f"stopped; lines={tail.counts.lines} bytes_behind={behind}")
     return EXIT_FILE_FAILED if once and (tail.counts.faults or behind_at_end) else EXIT_DONE
 
 
-def _run_stdin(topic: KafkaTopic, host: str, zone: str, stop: _Stop) -> int:
+def _run_stdin(topic: KafkaTopic, host: str, zone: str, stop: Stop) -> int:
     generation, observer = token_hex(8), socket.gethostname()
 
     def reading() -> Reading:
         now = int(time.time())
         return Reading(generation, now, now, host, zone, "stdin", observer)
 
-    stream = Stdin(sys.stdin.fileno(), topic, reading, time.monotonic, _say)
+    stream = Stdin(sys.stdin.fileno(), topic, reading, time.monotonic, say)
     while not stop.is_set and not (stream.is_ended and stream.is_settled):
-        stream.step(_IDLE_SECONDS)
-    deadline = time.monotonic() + _END_SECONDS
+        stream.step(IDLE_SECONDS)
+    deadline = time.monotonic() + END_SECONDS
     while not stream.is_settled and time.monotonic() < deadline:
-        stream.step(_IDLE_SECONDS, is_reading=False)
+        stream.step(IDLE_SECONDS, is_reading=False)
     lost = stream.lines_under_way
     if lost:
-        _say(f"stopped; lines={stream.lines} not_arrived={lost}")
+        say(f"stopped; lines={stream.lines} not_arrived={lost}")
         return EXIT_FILE_FAILED
     return EXIT_DONE
 
@@ -155,8 +154,3 @@ def _zone_name() -> str:
             continue
         return text
     return ""
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"mailspan: {sanitise(message)}\n")
-    sys.stderr.flush()

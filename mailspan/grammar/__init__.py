@@ -143,6 +143,11 @@ def _find_program(tag: str) -> _Program | Ignored:
     return _FOREIGN
 
 
+def is_mail_program(tag: str) -> bool:
+    """Whether lines of that syslog name are read: an MTA's, or a logger's that tells of lost lines."""
+    return tag in _LOGGERS or _find_program(tag) is not _FOREIGN
+
+
 def _read_queued(program: _Program, text: str) -> Event | Ignored | None:
     """Read what stands behind a queue ID; None where no rule fits."""
     for begin, read in program.queued[text[:4]]:

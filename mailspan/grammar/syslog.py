@@ -104,7 +104,8 @@ def _split_5424(line: str, version: re.Match[str]) -> Header | str:
     structured = _STRUCTURED.match(line, version.end())
     if structured is None:
         return "no structured data"
-    message = line[structured.end() :].removeprefix("\ufeff")
+    # rsyslog's MSG begins with the space that stood behind the tag (template RSYSLOG_SyslogProtocol23Format).
+    message = line[structured.end() :].removeprefix("\ufeff").removeprefix(" ")
     host, app, process = (None if value == "-" else value for value in version.group("host", "app", "process"))
     if app is None:
         return "no program"
