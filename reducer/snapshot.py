@@ -75,8 +75,9 @@ def due_of(snapshot: bytes) -> int:
 
 def check(snapshot: bytes) -> None:
     """Look at the head alone. Raises SnapshotError where `unpack` would for it."""
-    if snapshot[:1] != _VERSION_BYTE or len(snapshot) <= _HEAD_BYTES:
-        raise SnapshotError(f"a snapshot of schema version {SCHEMA_VERSION} was expected")
+    _version_of(snapshot)
+    if len(snapshot) <= _HEAD_BYTES:
+        raise SnapshotError("a snapshot that ends in its head")
 
 
 def unpack(snapshot: bytes) -> Transaction:
