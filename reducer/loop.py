@@ -12,6 +12,7 @@ Nothing here reads the wall clock for content: intervals only decide when an unc
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 import orjson
@@ -33,6 +34,7 @@ READ_RECORDS = 1000
 _READ_SECONDS = 0.1
 _DAY_SECONDS = 86400
 _RESTORE_RECORDS = 5000
+_COMMITS_MEASURED = 10_000  # the last ones, for the summary in the end
 _QUIET_SECONDS = 5.0  # so long a change that is neither an attempt nor an end may wait to be written
 _MOST_DOCUMENT_BYTES = 7 << 20
 _MOST_COMMIT_RECORDS = 200_000
@@ -72,6 +74,8 @@ class Loop:
         self._dirty_since: float | None = None
         self._all_written = 0.0
         self._records = 0
+        self._commits = 0
+        self._commit_ms: deque[float] = deque(maxlen=_COMMITS_MEASURED)
         self._most_records = _MOST_COMMIT_RECORDS
         self._dead: dict[int, list[Write]] = {}
 
@@ -83,10 +87,18 @@ class Loop:
             while not stop():
                 self.step()
             self._commit(everything=True)
+            self._report(self._summary())
         finally:
             if self._reader is not None:
                 self._reader.close()
             self._kafka.close()
+
+    def _summary(self) -> str:
+        taken = sorted(self._commit_ms)
+        if not taken:
+            return "stopped; commits=0"
+        median, slowest = taken[len(taken) // 2], taken[len(taken) * 99 // 100]
+        return f"stopped; commits={self._commits} commit_ms_p50={median:.0f} commit_ms_p99={slowest:.0f}"
 
     def step(self) -> None:
         """Read once, restore a piece, commit when it is time."""
@@ -143,6 +155,7 @@ class Loop:
         writes = [write for number, output in outputs.items() for write in self._writes(number, output, parts)]
         writes += [write for dead in self._dead.values() for write in dead]
         self._dead = {}
+        begin = time.monotonic()
         try:
             self._kafka.commit(writes, {number: output.offset for number, output in outputs.items()}, self._checkpoint)
         except RolledBackError as error:
@@ -151,6 +164,8 @@ class Loop:
             self._most_records = max(_LEAST_COMMIT_RECORDS, min(records, self._most_records) // 2)
             self._roll_back()
             return
+        self._commits += 1
+        self._commit_ms.append((time.monotonic() - begin) * 1000)
         self._most_records = min(_MOST_COMMIT_RECORDS, self._most_records * 2)
         self._parts = parts
         self._checkpoint("committed")
