@@ -5,6 +5,8 @@ Killed between them it loses documents for good: the harness that does not see t
 
 from __future__ import annotations
 
+import os
+import random
 import sys
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,9 @@ from reducer.kafka import ReducerKafka, Write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+DEATH = 0.3
+"""How often it dies between its writes; with transactions that would not matter."""
 
 _producers: dict[int, Producer] = {}
 
@@ -32,6 +37,8 @@ def commit(
         partition = -1 if write.partition is None else write.partition
         producer.produce(topic_name(self._prefix, write.topic), write.value, write.key, partition)
     eager.flush()
+    if random.random() < DEATH:  # noqa: S311  a power failure, not a secret
+        os._exit(137)
     raw = topic_name(self._prefix, RAW)
     self._consumer.commit(
         offsets=[TopicPartition(raw, partition, offset) for partition, offset in offsets.items()], asynchronous=True
