@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 LINES = 3000
-SETTLE_SECONDS = 90.0
+SETTLE_SECONDS = 180.0
 TAKEOVER_SECONDS = 10.0
+ORACLE_SECONDS = 10.0  # what writing the rest and comparing takes by itself, on a busy machine
 HUNG_SECONDS = 5.5  # less than a session lasts
 TRIES = 3
 _prefixes = (f"reduce{number}" for number in count())
@@ -126,7 +127,7 @@ def test_another_member_takes_over_in_seconds(fleet: Fleet) -> None:
             assert time.monotonic() - killed_at < SETTLE_SECONDS
         took = time.monotonic() - killed_at
     print(f"takeover: everything written {took:.1f} s after the kill")
-    assert took < TAKEOVER_SECONDS + 5  # the oracle itself takes seconds here
+    assert took < TAKEOVER_SECONDS + ORACLE_SECONDS
 
 
 def test_a_zombie_changes_nothing(fleet: Fleet) -> None:
@@ -251,7 +252,7 @@ def mails(begin: int, end: int) -> list[bytes]:
     return [front + b"%X: client=client.example.com[192.0.2.10]" % (0xB6D70000 + at) for at in range(begin, end)]
 
 
-def wait_for(done: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for(done: Callable[[], bool], seconds: float = 180.0) -> None:
     deadline = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < deadline
