@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 from mailspan.document import COUNTED_MTAS, Document, documents
@@ -40,6 +40,7 @@ from reducer.snapshot import (
     check,
     due_of,
     has_gap,
+    is_alone,
     is_unwritten,
     pack,
     pack_sessions,
@@ -101,6 +102,7 @@ class _Host:
         "sessions_changed",
         "tally",
         "transactions",
+        "unpacked",
     )
 
     def __init__(self, name: str, tally: _Tally) -> None:
@@ -113,7 +115,9 @@ class _Host:
         self.fresh: dict[str, None] | None = None  # the IDs that no gap was noted on yet; None: perhaps any
         self.saved = b""  # clock, away, agreed and gap as last stored
         self.transactions: dict[str, Transaction | bytes] = {}
-        self.sessions: sessions.Sessions = {}
+        self.unpacked: dict[str, bytes | None] = {}
+        """The queue IDs that are not packed, longest so first; the snapshot as last stored, true until it is stale."""
+        self.sessions = sessions.Sessions()
         self.sessions_changed = False  # since they were last stored
         self.due: dict[int, dict[str, None]] = {}  # the queue IDs to look at, each once, when the clock passes a second
         self.seconds: list[int] = []  # a heap of the seconds in `due`
@@ -134,9 +138,35 @@ class _Host:
 
     def unpack(self, queue_id: str, packed: bytes) -> Transaction:
         """Unpack a transaction that is wanted again."""
-        found = self.transactions[queue_id] = unpack(packed)
-        self.tally.unpacked += 1
+        found = unpack(packed)
+        self.keep_unpacked(queue_id, found)
         return found
+
+    def begin(self, queue_id: str, newest: Transaction) -> None:
+        """Take a new transaction, or another incarnation in the place of what there is."""
+        self.transactions[queue_id] = newest
+        self.tally.unpacked += queue_id not in self.unpacked
+        self.unpacked[queue_id] = None
+
+    def pack(self, queue_id: str, snapshot: bytes) -> None:
+        """Keep an ID's snapshot in the place of the transaction."""
+        self.transactions[queue_id] = snapshot
+        if queue_id in self.unpacked:
+            del self.unpacked[queue_id]
+            self.tally.unpacked -= 1
+
+    def forget(self, queue_id: str) -> None:
+        """Keep nothing of an ID."""
+        del self.transactions[queue_id]
+        if queue_id in self.unpacked:
+            del self.unpacked[queue_id]
+            self.tally.unpacked -= 1
+
+    def keep_unpacked(self, queue_id: str, found: Transaction) -> None:
+        """Take an unpacked transaction in the place of its packed form."""
+        self.begin(queue_id, found)
+        if found.mta in COUNTED_MTAS and found.touched + LINGER_BY_COUNT_SECONDS > self.clock:
+            self.look_again(queue_id, found.touched + LINGER_BY_COUNT_SECONDS)
 
     def state(self) -> bytes:
         """Return the clock and the last gap as they are stored."""
@@ -161,10 +191,6 @@ class _Host:
         """Yield the newest transaction of each ID; a packed one is unpacked for the time it is looked at."""
         for found in self.transactions.values():
             yield unpack(found) if isinstance(found, bytes) else found
-
-
-def _touched(transaction: Transaction) -> int:
-    return transaction.touched
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +261,9 @@ class Assembler:
                 key = line
         transaction.lines[key] = stamp
         effect(transaction, key, event)
-        transaction.touched = host.clock
         if transaction.closed_by is not None or transaction.mta in COUNTED_MTAS:
-            self._plan(host, transaction)
+            _plan(host, transaction)
+        transaction.touched = host.clock
         if self._incremental:
             self._mark(transaction)
             if kind in _URGENT:
@@ -338,8 +364,10 @@ class Assembler:
                 if newest.closed_by is None and not newest.gap:
                     host.fresh[queue_id] = None
             elif isinstance(found, bytes):
-                host.transactions[queue_id] = newest if newest.changed else pack(newest, _due(newest))
-                self._tally.unpacked += newest.changed
+                if newest.changed:
+                    host.keep_unpacked(queue_id, newest)
+                else:
+                    host.transactions[queue_id] = pack(newest, _due(newest))
 
     def _lacks_lines(self, transaction: Transaction, gap: tuple[bytes, Stamp]) -> bool:
         """Note a gap on a transaction that was not over before it; return whether that is new."""
@@ -391,10 +419,11 @@ class Assembler:
         """Return the state to store beside the documents of `changed`: None deletes a key."""
         changes: dict[str, bytes | None] = {}
         for host_name, queue_id in self._stale:
-            newest = self._hosts[host_name].transactions.get(queue_id)
-            if newest is not None and not isinstance(newest, bytes):
-                newest = pack(newest, _due(newest))
-            changes[f"{_TRANSACTION}{host_name}/{queue_id}"] = newest
+            host = self._hosts[host_name]
+            found = host.transactions.get(queue_id)
+            changes[f"{_TRANSACTION}{host_name}/{queue_id}"] = (
+                found if found is None or isinstance(found, bytes) else self._store(host, found)
+            )
         self._stale.clear()
         for host in self._hosts.values():
             state = host.state()
@@ -404,6 +433,21 @@ class Assembler:
                 host.sessions_changed = False
                 changes[f"{_SESSIONS}{host.name}"] = pack_sessions(host.sessions) if host.sessions else None
         return changes
+
+    def _store(self, host: _Host, newest: Transaction) -> bytes:
+        """Return the snapshot of a transaction; it is kept, so that nothing is packed twice.
+
+        What is over and handed out for writing is kept as its snapshot alone: hardly ever will another line come.
+        """
+        due = _due(newest)
+        snapshot = pack(newest, due)
+        queue_id = newest.queue_id
+        if not waits(newest):
+            if _is_over(newest, due):
+                host.pack(queue_id, snapshot)
+            else:
+                host.unpacked[queue_id] = snapshot
+        return snapshot
 
     def restore(self, state: Mapping[str, bytes]) -> None:
         """Take over the state that earlier runs stored. Raises SnapshotError if it cannot be read."""
@@ -488,23 +532,25 @@ class Assembler:
                 if isinstance(found, bytes):
                     host.transactions[queue_id] = pack(newest, _due(newest))
                 self._stale.add((host.name, queue_id))
-                host.look_again(queue_id, max(host.clock + 1, _due(newest)))
+                host.look_again(queue_id, max(host.clock + 1, _next_look(newest, host.clock)))
 
     def _forget_due(self, host: _Host, queue_id: str) -> None:
         """Forget the incarnations of an ID whose time has come; look again when the next one is due."""
         found = host.transactions.get(queue_id)
         if found is None:
             return
-        if isinstance(found, bytes) and due_of(found) > host.clock:
-            host.look_again(queue_id, due_of(found))
+        if isinstance(found, bytes):
+            if due_of(found) > host.clock:
+                host.look_again(queue_id, due_of(found))
+                return
+            if is_alone(found):
+                self._forget_packed(host, queue_id, found)
+                return
+        elif found.earlier is None and _rests_later(found, host.clock):
+            host.look_again(queue_id, found.touched + LINGER_BY_COUNT_SECONDS)
             return
         kept: list[Transaction] = []
         transaction: Transaction | None = unpack(found) if isinstance(found, bytes) else found
-        if transaction is not None and transaction.earlier is None and _rests_later(transaction, host.clock):
-            self._tally.unpacked += isinstance(found, bytes)
-            host.transactions[queue_id] = transaction
-            host.look_again(queue_id, transaction.touched + LINGER_BY_COUNT_SECONDS)
-            return
         while transaction is not None:
             earlier, transaction.earlier = transaction.earlier, None
             if _due_alone(transaction) > host.clock:
@@ -512,21 +558,26 @@ class Assembler:
             else:
                 self._let_go(transaction)
             transaction = earlier
-        self._tally.unpacked += bool(kept) - (not isinstance(found, bytes))
         if kept:
-            host.transactions[queue_id] = kept[0]
+            host.begin(queue_id, kept[0])
             for newer, older in pairwise(kept):
                 newer.earlier = older
-            host.look_again(queue_id, _due(kept[0]))
+            host.look_again(queue_id, _next_look(kept[0], host.clock))
         else:
-            del host.transactions[queue_id]
+            host.forget(queue_id)
+
+    def _forget_packed(self, host: _Host, queue_id: str, found: bytes) -> None:
+        """Forget the one incarnation of an ID that is due and packed; it is unpacked only to be handed out."""
+        host.forget(queue_id)
+        if self._incremental and not is_unwritten(found):
+            self._stale.add((host.name, queue_id))
+        else:
+            self._let_go(unpack(found))
 
     def _begin(self, host: _Host, record: Record, queue_id: str, earlier: Transaction | None) -> Transaction:
         """Open a transaction; the one before it under the same ID lost its tail if no line closed it."""
-        if earlier is None:
-            if self._tally.unpacked >= self._pack_at:
-                self._pack_resting()  # now: what is begun here is not whole yet, and must not be packed
-            self._tally.unpacked += 1
+        if earlier is None and self._tally.unpacked >= self._pack_at:
+            self._pack_resting()  # now: what is begun here is not whole yet, and must not be packed
         transaction = Transaction(host.name, queue_id, record.mta, host.clock)
         if earlier is not None:
             if earlier.closed_by is None and not (earlier.mta in COUNTED_MTAS and is_counted_closed(earlier)):
@@ -534,7 +585,7 @@ class Assembler:
                 earlier.lines[earlier.key_of((record.stamp.second, record.text))] = record.stamp
                 self._mark(earlier)
             transaction.earlier = earlier
-        host.transactions[queue_id] = transaction
+        host.begin(queue_id, transaction)
         host.look_again(queue_id, host.clock + LINGER_CLIENT_ONLY_SECONDS)
         if host.fresh is not None:
             host.fresh[queue_id] = None
@@ -566,14 +617,16 @@ class Assembler:
             self._forgotten.append(transaction)
 
     def _pack_resting(self) -> None:
-        """Pack the half that was touched longest ago, by the clocks of their hosts, but what waits to be written."""
-        every = (found for host in self._hosts.values() for found in host.transactions.values())
-        active = [found for found in every if not isinstance(found, bytes)]
-        active.sort(key=_touched)
-        packable = [found for found in active[: len(active) // 2] if not waits(found)]
-        for found in packable:
-            self._hosts[found.host].transactions[found.queue_id] = pack(found, _due(found))
-        self._tally.unpacked = len(active) - len(packable)
+        """Pack the half of each host that has been unpacked for longest, but what waits to be written."""
+        for host in self._hosts.values():
+            for queue_id in list(islice(host.unpacked, (len(host.unpacked) + 1) // 2)):
+                found = host.transactions[queue_id]
+                if isinstance(found, bytes) or waits(found):
+                    continue
+                stored = host.unpacked[queue_id]
+                if stored is None or (host.name, queue_id) in self._stale:
+                    stored = pack(found, _due(found))
+                host.pack(queue_id, stored)
         # Where most of them wait, not at each beginning again.
         self._pack_at = max(self._most_unpacked, self._tally.unpacked + self._most_unpacked // 2)
 
@@ -589,17 +642,6 @@ class Assembler:
             if not transaction.changed:
                 transaction.changed = True
                 self._changed.append(transaction)
-
-    def _plan(self, host: _Host, transaction: Transaction) -> None:
-        """Say when to look whether the transaction is over, after any line that may have ended it.
-
-        Whether all is final now is not worked out: that takes all attempts, and each one comes by here.
-        """
-        if transaction.closed_by is not None and transaction.closed_at is None:
-            transaction.closed_at = host.clock
-            host.look_again(transaction.queue_id, _due_alone(transaction))
-        if transaction.mta in COUNTED_MTAS:
-            host.look_again(transaction.queue_id, host.clock + LINGER_BY_COUNT_SECONDS)
 
     def _came_again(self, host: _Host, known: Transaction, line: tuple[int, str], record: Record) -> None:
         """The same line again: its stamp may be the finer one, for the other mail that the line names, too."""
@@ -785,6 +827,36 @@ def _due(newest: Transaction) -> int:
     """Return the host clock at which the first incarnation of an ID is forgotten if no further line comes."""
     due = _due_alone(newest)
     return due if newest.earlier is None else min(due, _due(newest.earlier))
+
+
+def _is_over(newest: Transaction, due: int) -> bool:
+    """Whether all is said of the newest incarnation, which is due at `due`: it is closed, by a line or by count."""
+    if newest.closed_at is not None:
+        return True
+    by_count = newest.mta in COUNTED_MTAS and due == newest.touched + LINGER_BY_COUNT_SECONDS
+    return by_count and not newest.has_only_client()
+
+
+def _plan(host: _Host, transaction: Transaction) -> None:
+    """Say when to look whether the transaction is over, after a line that may have ended it; before it is `touched`."""
+    if transaction.closed_by is not None and transaction.closed_at is None:
+        transaction.closed_at = host.clock
+        host.look_again(transaction.queue_id, _due_alone(transaction))
+    is_planned = 0 <= host.clock - transaction.touched < LINGER_BY_COUNT_SECONDS  # see _next_look
+    if not is_planned and transaction.mta in COUNTED_MTAS:
+        host.look_again(transaction.queue_id, host.clock + LINGER_BY_COUNT_SECONDS)
+
+
+def _next_look(newest: Transaction, clock: int) -> int:
+    """Return when to look whether the unpacked incarnations of an ID are due.
+
+    Where the next line may close a transaction by count there is always a look planned, at the latest an hour after
+    the last line. So no line needs to plan one but the first after an hour; whether all is final is not worked out for
+    each line, which would take all attempts each time.
+    """
+    due = _due(newest)
+    quiet = newest.touched + LINGER_BY_COUNT_SECONDS
+    return quiet if newest.mta in COUNTED_MTAS and clock < quiet < due else due
 
 
 def _rests_later(transaction: Transaction, clock: int) -> bool:

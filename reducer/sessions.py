@@ -11,6 +11,7 @@ with the same words, goes on with the session that it had.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -33,6 +34,7 @@ _LONG_TEXT = 512  # longer ones are remembered by their digest
 _MAX_TEXTS = 256  # of one second of one process
 _TWICE_SECONDS = 60
 _SILENT_SECONDS = 3600
+_DROPPED_AT_ONCE = 1024
 
 
 class Session(Struct, array_like=True, omit_defaults=True):
@@ -63,8 +65,24 @@ class Session(Struct, array_like=True, omit_defaults=True):
         return self.client
 
 
-Sessions = dict[str, Session]
-"""The sessions of one host, by process or session ID."""
+class Sessions(dict[str, Session]):
+    """The sessions of one host, by process or session ID, the newest last."""
+
+    __slots__ = ("_oldest",)
+
+    def __init__(self, known: dict[str, Session] | None = None) -> None:
+        super().__init__(known or {})
+        self._oldest: list[tuple[str, Session]] = []  # the next to drop, the oldest last
+
+    def drop_oldest(self) -> None:
+        """Drop the session that began first: found for many at once, for what was dropped before is in the way."""
+        while True:
+            if not self._oldest:
+                self._oldest = list(islice(self.items(), _DROPPED_AT_ONCE))[::-1]
+            key, session = self._oldest.pop()
+            if self.get(key) is session:  # else its process has another since
+                del self[key]
+                return
 
 
 def key_of(record: Record) -> str:
@@ -156,7 +174,7 @@ def _begin(sessions: Sessions, record: Record, peer: str) -> Session:
     key = key_of(record)
     sessions.pop(key, None)  # the newest is the last
     if len(sessions) >= MAX_SESSIONS:
-        del sessions[next(iter(sessions))]
+        sessions.drop_oldest()
     session = sessions[key] = Session(record.stamp, peer)
     return session
 

@@ -1,10 +1,10 @@
 """Snapshots: the state of open and lingering transactions as bytes, and back. Pure.
 
-A snapshot is one byte of schema version, one of flags (1: changes wait to be written; 2: a gap is noted), the event
-time when it is due to be looked at again (8 bytes), and a zstandard frame of MessagePack: the transaction's struct as
-it is, its earlier incarnations inside it. Due time and flags can be read without decompressing. The frame names the
-dictionary that it was made with (reducer/dictionary.py); one that names none is read, too. Lines are kept as digests
-with their stamps: enough to know a line again, and to count and date it.
+A snapshot is one byte of schema version, one of flags (1: changes wait to be written; 2: a gap is noted; 4: there is
+one incarnation), the event time when it is due to be looked at again (8 bytes), and a zstandard frame of MessagePack:
+the transaction's struct as it is, its earlier incarnations inside it. Due time and flags can be read without
+decompressing. The frame names the dictionary that it was made with (reducer/dictionary.py); one that names none is
+read, too. Lines are kept as digests with their stamps: enough to know a line again, and to count and date it.
 
 This version reads its own schema and the one before, 2, which had the MessagePack as it is; fields that are added at a
 struct's end need no new one. Snapshots of hosts' sessions, which are few, are not compressed. For one thread: the
@@ -13,29 +13,24 @@ compressors are not made for more.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import msgspec
 import zstandard
 
 from mailspan.transaction import LineKey, Transaction, digest
 from reducer.dictionary import DICTIONARY
-from reducer.sessions import Session
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from reducer.sessions import Sessions
+from reducer.sessions import Session, Sessions
 
 SCHEMA_VERSION = 3
 _UNCOMPRESSED_VERSION = 2
 _LEVEL = 1
 
-_Fact = TypeVar("_Fact")
 _Stored = TypeVar("_Stored")
 
 _VERSION_BYTE = bytes((SCHEMA_VERSION,))
 _HEAD_BYTES = 10
+_KEYED = ("attempts", "refusals", "inspections", "expiries", "notices")  # facts with the keys of their lines
 _encode = msgspec.msgpack.Encoder().encode
 _transaction = msgspec.msgpack.Decoder(Transaction)
 _compress = zstandard.ZstdCompressor(level=_LEVEL, dict_data=DICTIONARY, write_checksum=False).compress
@@ -48,9 +43,13 @@ class SnapshotError(ValueError):
 
 
 def pack(newest: Transaction, due: int) -> bytes:
-    """Return the snapshot of all incarnations of a queue ID, the newest first; `due` is an event time in seconds."""
-    head = bytes((SCHEMA_VERSION, waits(newest) | newest.gap << 1)) + due.to_bytes(8, "big", signed=True)
-    return head + _compress(_encode(_with_digests(newest)))
+    """Return the snapshot of all incarnations of a queue ID, the newest first; `due` is an event time in seconds.
+
+    From then on they know their lines by digests: none is made twice.
+    """
+    _know_by_digests(newest)
+    flags = waits(newest) | newest.gap << 1 | (newest.earlier is None) << 2
+    return bytes((SCHEMA_VERSION, flags)) + due.to_bytes(8, "big", signed=True) + _compress(_encode(newest))
 
 
 def waits(newest: Transaction) -> bool:
@@ -66,6 +65,11 @@ def is_unwritten(snapshot: bytes) -> bool:
 def has_gap(snapshot: bytes) -> bool:
     """Whether a gap in the log is noted on the newest incarnation already."""
     return bool(snapshot[1] & 2)
+
+
+def is_alone(snapshot: bytes) -> bool:
+    """Whether it is known without unpacking that there is one incarnation: `due_of` is when it is forgotten."""
+    return bool(snapshot[1] & 4)
 
 
 def due_of(snapshot: bytes) -> int:
@@ -107,7 +111,7 @@ def pack_sessions(sessions: Sessions) -> bytes:
 def unpack_sessions(snapshot: bytes) -> Sessions:
     """Return a host's sessions. Raises SnapshotError as `unpack` does."""
     _version_of(snapshot)
-    return _decoded(snapshot[1:], _sessions)
+    return Sessions(_decoded(snapshot[1:], _sessions))
 
 
 def _version_of(snapshot: bytes) -> int:
@@ -124,28 +128,21 @@ def _decoded(content: bytes, decoder: msgspec.msgpack.Decoder[_Stored]) -> _Stor
         raise SnapshotError(f"not a snapshot: {error}") from error
 
 
+def _know_by_digests(newest: Transaction) -> None:
+    """Let all incarnations know their lines by digests, as they are stored."""
+    transaction: Transaction | None = newest
+    while transaction is not None:
+        if not transaction.packed:
+            known = {key: _key(key) for key in transaction.lines}
+            transaction.lines = dict(zip(known.values(), transaction.lines.values(), strict=True))
+            transaction.births = [known.get(key) or _key(key) for key in transaction.births]
+            for name in _KEYED:
+                facts = getattr(transaction, name)
+                if facts:
+                    setattr(transaction, name, [(known.get(key) or _key(key), fact) for key, fact in facts])
+            transaction.packed = True
+        transaction = transaction.earlier
+
+
 def _key(key: LineKey) -> bytes:
     return key if isinstance(key, bytes) else digest(key)
-
-
-def _with_keys(facts: Iterable[tuple[LineKey, _Fact]]) -> list[tuple[LineKey, _Fact]]:
-    return [(_key(key), fact) for key, fact in facts]
-
-
-def _with_digests(transaction: Transaction) -> Transaction:
-    """Return the transaction as it is stored: a copy that knows its lines by their digests."""
-    earlier = None if transaction.earlier is None else _with_digests(transaction.earlier)
-    if transaction.packed:
-        return msgspec.structs.replace(transaction, earlier=earlier)
-    return msgspec.structs.replace(
-        transaction,
-        lines={_key(key): stamp for key, stamp in transaction.lines.items()},
-        births=[_key(key) for key in transaction.births],
-        attempts=_with_keys(transaction.attempts),
-        refusals=_with_keys(transaction.refusals) if transaction.refusals else None,
-        inspections=_with_keys(transaction.inspections) if transaction.inspections else None,
-        expiries=_with_keys(transaction.expiries) if transaction.expiries else None,
-        notices=_with_keys(transaction.notices) if transaction.notices else None,
-        earlier=earlier,
-        packed=True,
-    )

@@ -16,6 +16,7 @@ from mailspan.record import Record
 from reducer import snapshot
 from reducer.assembler import Assembler
 from reducer.dictionary import DICTIONARY, DICTIONARY_ID
+from reducer.sessions import Sessions
 from reducer.snapshot import (
     SCHEMA_VERSION,
     SnapshotError,
@@ -82,7 +83,7 @@ def test_the_schema_before_is_read() -> None:
     before = b"\x02" + packed[1:10] + plain_part(packed)
     assert due_of(before) == 77
     assert documents(unpack(before)) == documents(transaction())
-    assert unpack_sessions(b"\x02" + pack_sessions({})[1:]) == {}
+    assert unpack_sessions(b"\x02" + pack_sessions(Sessions())[1:]) == {}
 
 
 @pytest.mark.parametrize("version", [0, 1, SCHEMA_VERSION + 1])
@@ -90,7 +91,7 @@ def test_other_schemas_are_refused(version: int) -> None:
     with pytest.raises(SnapshotError, match="schema version"):
         unpack(bytes((version,)) + pack(transaction(), 1)[1:])
     with pytest.raises(SnapshotError, match="schema version"):
-        unpack_sessions(bytes((version,)) + pack_sessions({})[1:])
+        unpack_sessions(bytes((version,)) + pack_sessions(Sessions())[1:])
 
 
 def test_broken_snapshots_are_refused() -> None:
