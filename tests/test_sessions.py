@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from mailspan.document import documents
 from mailspan.event_time import TimeSettings
 from mailspan.grammar import Parser
-from mailspan.record import Record
+from mailspan.record import Record, Stamp
 from reducer import sessions
 from reducer.assembler import Assembler
 
@@ -153,3 +154,19 @@ def test_lost_lines_are_noted_on_what_was_open() -> None:
     assert "log gap" in found["B6D781149FE"]["notes"]
     assert "log gap" not in found["B6D781149FA"]["notes"]
     assert found["B6D781149FE"]["version"] // 65536 == 2
+
+
+def test_the_sessions_that_began_first_are_dropped_first() -> None:
+    """In whatever order processes come back: those that did are the newest."""
+    stamp = Stamp(1, 0, 0, guessed=False)
+    known, expected = sessions.Sessions(), dict[str, sessions.Session]()
+    chance = random.Random(1)  # noqa: S311 - the same each time
+    for _ in range(20_000):
+        key = str(chance.randrange(3000))
+        for each in (known, expected):
+            each.pop(key, None)
+        if len(known) >= 1500:
+            known.drop_oldest()
+            del expected[next(iter(expected))]
+        known[key] = expected[key] = sessions.Session(stamp)
+    assert list(known) == list(expected)
