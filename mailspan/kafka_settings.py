@@ -6,6 +6,7 @@ in no message.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,18 @@ _OTHER_NAMES = {
 }
 CREDENTIALS = frozenset({"_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED"})
 """The names of the errors that a wrong user or password gives."""
+_TLS_FAULTS = (
+    (
+        re.compile("certificate verify failed"),
+        "the broker's certificate is not trusted, has run out, or is another host's; see ssl.ca.location",
+    ),
+    (
+        re.compile(r"SSL alert number (?:4[1-6]|48|116)\b"),  # RFC 8446, section 6.2: what is said of certificates
+        "the broker refuses this client's certificate or wants one; see ssl.certificate.location, ssl.key.location",
+    ),
+    (re.compile("PLAINTEXT broker listener"), "the broker speaks no TLS there; see security.protocol"),
+)
+"""What a reason holds where TLS failed, whatever the error's name: a refused certificate comes as a lost connection."""
 _RIGHTS = frozenset(
     {
         "TOPIC_AUTHORIZATION_FAILED",
@@ -74,6 +87,15 @@ def _read_password(path: Path) -> str:
     return lines[0]
 
 
+def is_telling(name: str, reason: str) -> bool:
+    """Whether an error says what is wrong, so that "all brokers are down", which follows from it, must not hide it."""
+    return name in CREDENTIALS or _tls_fault(reason) is not None
+
+
+def _tls_fault(reason: str) -> str | None:
+    return next((meaning for pattern, meaning in _TLS_FAULTS if pattern.search(reason)), None)
+
+
 def explain(name: str, code: int, reason: str, servers: str, doing: str) -> str:
     """Return one line about a client's error (its name and code as librdkafka has them), with what to look at."""
     if name in CREDENTIALS:
@@ -81,6 +103,9 @@ def explain(name: str, code: int, reason: str, servers: str, doing: str) -> str:
             f"Kafka at {servers} refuses the credentials ({reason});"
             " see MAILSPAN_KAFKA_OPTIONS and MAILSPAN_KAFKA_PASSWORD_FILE"
         )
+    meaning = _tls_fault(reason)
+    if meaning is not None:
+        return f"no TLS connection to Kafka at {servers}: {meaning} in MAILSPAN_KAFKA_OPTIONS ({reason})"
     if name == "_SSL":
         return f"no TLS connection to Kafka at {servers} ({reason}); see MAILSPAN_KAFKA_OPTIONS"
     if name in _RIGHTS:

@@ -26,7 +26,7 @@ from confluent_kafka.admin import (
 )
 
 from mailspan.errors import MailspanError, UsageError
-from mailspan.kafka_settings import CREDENTIALS, FIXED, client_config, explain
+from mailspan.kafka_settings import CREDENTIALS, FIXED, client_config, explain, is_telling
 from mailspan.topics import RAW, topic_name
 from mailspan.wire import HEADER_NAME, encode_offset
 from producers.shipping import SendError
@@ -77,8 +77,8 @@ class _Faults:
         self.last: KafkaError | None = None
 
     def note(self, error: KafkaError) -> None:
-        """Remember an error; a wrong password is not hidden by the closed connections that follow from it."""
-        if self.last is None or self.last.name() not in CREDENTIALS:
+        """Remember an error; a wrong password or certificate is not hidden by the closed connections after it."""
+        if self.last is None or not is_telling(self.last.name(), self.last.str()):
             self.last = error
 
 

@@ -22,8 +22,8 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from mailspan.errors import MailspanError
-from mailspan.kafka_settings import CREDENTIALS, explain
+from mailspan.errors import MailspanError, UsageError
+from mailspan.kafka_settings import CREDENTIALS, explain, is_telling
 from mailspan.topics import OPEN_TRANSACTIONS, RAW, TRANSACTIONS, topic_name
 
 if TYPE_CHECKING:
@@ -107,6 +107,12 @@ class ReducerKafka:
         self._fault: KafkaError | None = None
         self._assignments = assignments
         quiet = {**config, "error_cb": self._note, "logger": _log}
+        try:
+            self._make_clients(quiet)
+        except KafkaException as error:
+            raise UsageError(f"MAILSPAN_KAFKA_OPTIONS: {error.args[0].str()}") from None
+
+    def _make_clients(self, quiet: Mapping[str, object]) -> None:
         self._consumer = Consumer(
             {
                 "session.timeout.ms": SESSION_TIMEOUT_MS,
@@ -115,7 +121,7 @@ class ReducerKafka:
                 "fetch.queue.backoff.ms": 50,
                 "queued.max.messages.kbytes": 32768,
                 **quiet,
-                "group.id": f"{prefix}-{GROUP}" if prefix != "mail" else GROUP,
+                "group.id": f"{self._prefix}-{GROUP}" if self._prefix != "mail" else GROUP,
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "error",  # `seek` says where to go on: what is gone there must not be passed over
@@ -129,14 +135,14 @@ class ReducerKafka:
             "queue.buffering.max.kbytes": 262144,
             "queue.buffering.max.messages": 1000000,
             **quiet,
-            "transactional.id": f"{prefix}-reducer-{instance}",
+            "transactional.id": f"{self._prefix}-reducer-{self._instance}",
             "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
             "message.max.bytes": 8 << 20,
         }
         self._producer = Producer(self._producer_config)
         self._state_config = quiet
         self._watermarks = Consumer(
-            {**quiet, "group.id": f"{prefix}-reducer-watermarks", "isolation.level": "read_uncommitted"}
+            {**quiet, "group.id": f"{self._prefix}-reducer-watermarks", "isolation.level": "read_uncommitted"}
         )
 
     def start(self, stop: Callable[[], bool]) -> None:
@@ -368,7 +374,7 @@ class ReducerKafka:
         consumer.incremental_unassign(places)
 
     def _note(self, error: KafkaError) -> None:
-        if self._fault is None or self._fault.name() not in CREDENTIALS:
+        if self._fault is None or not is_telling(self._fault.name(), self._fault.str()):
             self._fault = error
 
     def _error(self, error: KafkaException, doing: str) -> ReducerError:

@@ -86,13 +86,29 @@ def free_port() -> int:
 
 
 class Broker:
-    """One broker, also its own controller; `address` is what clients are told. SASL_PLAINTEXT beside it if asked for."""
+    """One broker, also its own controller; `address` is what clients are told. SASL_PLAINTEXT beside it if asked for.
 
-    def __init__(self, folder: Path, *, users: dict[str, str] | None = None, port: int = 0, heap: str = _HEAP) -> None:
+    `protocols` are further listeners, a name in capitals to its security protocol, and `properties` what they need;
+    `addresses` says where they are.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        users: dict[str, str] | None = None,
+        port: int = 0,
+        heap: str = _HEAP,
+        protocols: dict[str, str] | None = None,
+        properties: dict[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.sasl_address = f"127.0.0.1:{free_port()}" if users else ""
+        self.addresses = {name: f"127.0.0.1:{free_port()}" for name in protocols or {}}
+        self._protocols = protocols or {}
+        self._more_properties = properties or {}
         self._heap = heap
         self._controller = f"127.0.0.1:{free_port()}"
         self._users = users or {}
@@ -174,6 +190,9 @@ class Broker:
         listeners = {"PLAINTEXT": self.address, "CONTROLLER": self._controller}
         if self.sasl_address:
             listeners["SASL_PLAINTEXT"] = self.sasl_address
+        listeners |= self.addresses
+        protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT", "SASL_PLAINTEXT": "SASL_PLAINTEXT"}
+        protocols |= self._protocols
         shown = {name: address for name, address in listeners.items() if name != "CONTROLLER"}
         rows = {
             "process.roles": "broker,controller",
@@ -182,7 +201,7 @@ class Broker:
             "controller.listener.names": "CONTROLLER",
             "listeners": _join(listeners),
             "advertised.listeners": _join(shown),
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT",
+            "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
             "log.dirs": str(self.folder / "data"),
             "num.network.threads": "2",
             "num.io.threads": "2",
@@ -207,6 +226,7 @@ class Broker:
             login = f"org.apache.kafka.common.security.plain.PlainLoginModule required {known};"
             rows["sasl.enabled.mechanisms"] = "PLAIN"
             rows["listener.name.sasl_plaintext.plain.sasl.jaas.config"] = login
+        rows |= self._more_properties
         self._properties.write_text("".join(f"{key}={value}\n" for key, value in rows.items()), encoding="utf-8")
         if (self.folder / "data" / "meta.properties").exists():
             return

@@ -75,6 +75,14 @@ def test_the_password_comes_from_its_file_only(tmp_path: Path, options: str, exp
     assert client_config(settings)[expected] == "hunter2"
 
 
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
+def test_a_password_is_its_first_line_whatever_it_holds(tmp_path: Path, ending: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(f"a,b=c d{ending}".encode())
+    settings = read_settings({"MAILSPAN_KAFKA_BOOTSTRAP_SERVERS": "a:1", "MAILSPAN_KAFKA_PASSWORD_FILE": str(secret)})
+    assert client_config(settings)["sasl.password"] == "a,b=c d"
+
+
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe"])
 def test_a_password_file_that_cannot_be_used(tmp_path: Path, content: bytes | None) -> None:
     secret = tmp_path / "secret"
