@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -38,7 +38,7 @@ _SLICE_SECONDS = 1.0  # between two looks at whether to stop
 _LOOK_SECONDS = 3.0
 _SAY_SECONDS = 5.0  # so long a commit may take before it is said that it waits
 _OFFSETS_SECONDS = 2 * TRANSACTION_TIMEOUT_MS / 1000  # the broker has given the transaction up long before
-_STOP_SECONDS = 4.0  # so long the last commit may take once the process is to stop
+_LEAST_SECONDS = 0.05  # 0 would mean not to look at all
 
 _HARMLESS = frozenset({KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._MAX_POLL_EXCEEDED})  # noqa: SLF001 - its public names
 """What the client mends by itself; after the last one it joins the group again."""
@@ -50,6 +50,24 @@ _NO_PARTITION = frozenset(
 _log = logging.getLogger("mailspan.kafka")  # librdkafka's own lines: shown only to who asks for them
 _log.addHandler(logging.NullHandler())
 _log.propagate = False
+
+
+class Stop(Protocol):
+    """Whether to stop, and how long a wait may last then: all waits together share one deadline."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the process was told to stop."""
+
+    def seconds(self, most: float) -> float:
+        """Return `most`, or what is left of the time to end in once told to stop; 0 where nothing is left."""
+
+
+class _Never:
+    is_set = False
+
+    def seconds(self, most: float) -> float:
+        return most
 
 
 class ReducerError(MailspanError):
@@ -102,7 +120,8 @@ class ReducerKafka:
         self._prefix = prefix
         self._instance = instance
         self._report = report
-        self._stop: Callable[[], bool] = lambda: False
+        self._stop: Stop = _Never()
+        self._is_closing = False
         self._servers = config["bootstrap.servers"]
         self._fault: KafkaError | None = None
         self._assignments = assignments
@@ -145,27 +164,33 @@ class ReducerKafka:
             {**quiet, "group.id": f"{self._prefix}-reducer-watermarks", "isolation.level": "read_uncommitted"}
         )
 
-    def start(self, stop: Callable[[], bool]) -> None:
+    def is_to_stop(self) -> bool:
+        """Whether the process was told to stop."""
+        return self._stop.is_set
+
+    def start(self, stop: Stop) -> None:
         """Look whether the topics fit together, end what an earlier run left open, and join the group.
 
         `stop` is asked, here and later, wherever an answer is waited for. Raises ReducerError.
         """
         self._stop = stop
         counts = {name: self._count_partitions(name) for name in (RAW, TRANSACTIONS, OPEN_TRANSACTIONS)}
-        if stop():
+        if self.is_to_stop():
             return
         if len(set(counts.values())) > 1:
             found = ", ".join(f"{topic_name(self._prefix, name)} has {count}" for name, count in counts.items())
             raise ReducerError(f"topics must have the same number of partitions: {found}; see `mailspan setup`")
         deadline = time.monotonic() + _START_SECONDS
-        while not stop():
+        while not self.is_to_stop():
             try:
-                self._producer.init_transactions(_SLICE_SECONDS)
+                self._producer.init_transactions(self._seconds(_SLICE_SECONDS))
             except KafkaException as error:
                 if error.args[0].retriable() and time.monotonic() < deadline:
                     continue
                 raise self._error(error, "to start") from error
             break
+        if self.is_to_stop():
+            return
         self._consumer.subscribe(
             [topic_name(self._prefix, RAW)],
             on_assign=self._on_assign,
@@ -200,7 +225,9 @@ class ReducerKafka:
         """Return where a partition of mail.raw begins and ends; None where nobody answers now. Raises ReducerError."""
         place = TopicPartition(topic_name(self._prefix, RAW), partition)
         try:
-            found: tuple[int, int] | None = self._watermarks.get_watermark_offsets(place, timeout=_ASK_SECONDS)
+            found: tuple[int, int] | None = self._watermarks.get_watermark_offsets(
+                place, timeout=self._seconds(_ASK_SECONDS)
+            )
         except KafkaException as error:
             self._must_wait(error, place)
             return None
@@ -228,7 +255,7 @@ class ReducerKafka:
                 # Just assigned: the client has not begun with the partition yet.
                 if error.args[0].code() != KafkaError._STATE:  # noqa: SLF001 - its public name
                     raise self._error(error, "to read") from error
-                if time.monotonic() > deadline:
+                if self._stop.is_set or time.monotonic() > deadline:
                     return False
                 time.sleep(0.01)
             else:
@@ -245,6 +272,7 @@ class ReducerKafka:
         """Write all of it and the offsets, or nothing. Raises RolledBackError or ReducerError. `step` is told each."""
         raw = topic_name(self._prefix, RAW)
         places = [TopicPartition(raw, partition, offset) for partition, offset in offsets.items()]
+        self._look_before_the_last()
         try:
             self._producer.begin_transaction()
             step("begun")
@@ -253,10 +281,10 @@ class ReducerKafka:
             step("written")
             member = self._consumer.consumer_group_metadata()
             self._patiently(
-                lambda: self._producer.send_offsets_to_transaction(places, member, _SLICE_SECONDS), _OFFSETS_SECONDS
+                lambda seconds: self._producer.send_offsets_to_transaction(places, member, seconds), _OFFSETS_SECONDS
             )
             step("offsets sent")
-            self._patiently(lambda: self._producer.commit_transaction(_SLICE_SECONDS))
+            self._patiently(self._producer.commit_transaction)
         except (KafkaException, BufferError) as error:
             self._abort(error)
 
@@ -267,6 +295,8 @@ class ReducerKafka:
         for partition in partitions:
             place = TopicPartition(topic, partition)
             try:
+                if self._stop.is_set:
+                    return None
                 _, ends[partition] = self._watermarks.get_watermark_offsets(place, timeout=_ASK_SECONDS)
             except KafkaException as error:
                 self._must_wait(error, place)
@@ -274,11 +304,29 @@ class ReducerKafka:
         return StateReader(self._state_config, topic, ends)
 
     def close(self) -> None:
-        """Leave the group; what was not committed is void."""
+        """Leave the group and let go of the clients; what was not committed is void. No time limits it."""
+        self._is_closing = True
         with suppress(KafkaException, RuntimeError):
             self._consumer.close()
         with suppress(KafkaException, RuntimeError):
             self._watermarks.close()
+        del self._producer  # now, and not as the interpreter ends: whoever watches the time is gone by then
+
+    def _seconds(self, most: float) -> float:
+        return max(_LEAST_SECONDS, self._stop.seconds(most))
+
+    def _look_before_the_last(self) -> None:
+        """Raise ReducerError where the process is to stop and nobody answers.
+
+        To send offsets takes as long as a transaction may, whatever time it is given (seen with librdkafka 2.16): where
+        the time is short, it must not be begun in vain.
+        """
+        if not self._stop.is_set:
+            return
+        try:
+            self._producer.list_topics(topic_name(self._prefix, RAW), timeout=self._seconds(_ASK_SECONDS))
+        except KafkaException as error:
+            raise self._error(error, "to write") from error
 
     def _produce(self, write: Write) -> None:
         while True:
@@ -291,29 +339,31 @@ class ReducerKafka:
                     headers=list(write.headers),
                 )
             except BufferError:
+                if self._stop.is_set and not self._stop.seconds(_SLICE_SECONDS):
+                    raise
                 self._producer.poll(0.1)
             else:
                 return
 
-    def _patiently(self, call: Callable[[], None], most_seconds: float | None = None) -> None:
-        """Call until there is an answer: a broker may be away for long. Says so once; ends soon where it is to stop.
+    def _patiently(self, call: Callable[[float], None], most_seconds: float | None = None) -> None:
+        """Call until there is an answer: a broker may be away for long. Says so once; ends in time where it is to stop.
 
+        With `most_seconds` it is a call that keeps to no time: once it is to stop, no other one is begun.
         Raises ReducerError then, KafkaException for other answers and where there is none for `most_seconds`.
         """
         began = time.monotonic()
-        stopped: float | None = None
         said = False
         while True:
             try:
-                call()
+                call(self._seconds(_SLICE_SECONDS))
             except KafkaException as error:
                 now = time.monotonic()
-                if not error.args[0].retriable() or (most_seconds is not None and now - began > most_seconds):
+                if not error.args[0].retriable():
                     raise
-                if self._stop():
-                    stopped = now if stopped is None else stopped
-                    if now - stopped > _STOP_SECONDS:
-                        raise self._error(error, "to write") from error
+                if self._stop.is_set and (most_seconds is not None or not self._stop.seconds(_SLICE_SECONDS)):
+                    raise self._error(error, "to write") from error
+                if most_seconds is not None and now - began > most_seconds:
+                    raise
                 if not said and now - began > _SAY_SECONDS:
                     said = True
                     self._report(f"{self._error(error, 'to write')}; waiting")
@@ -324,15 +374,18 @@ class ReducerKafka:
         fault = error.args[0] if isinstance(error, KafkaException) else None
         if isinstance(fault, KafkaError) and fault.fatal():
             raise self._error(KafkaException(fault), "to write") from error
+        if self._stop.is_set and not self._stop.seconds(_SLICE_SECONDS):
+            late = fault if isinstance(fault, KafkaError) else KafkaError(KafkaError._TIMED_OUT)  # noqa: SLF001 - its public name
+            raise self._error(KafkaException(late), "to write") from error
         try:
             if isinstance(fault, KafkaError) and fault.retriable():
                 # No answer for long. The client may have kept a connection that it will never open again: a broker that
                 # comes back as another one, seen with librdkafka 2.16. A new client ends what the old one left open.
                 self._producer.purge()
                 self._producer = Producer(self._producer_config)
-                self._patiently(lambda: self._producer.init_transactions(_SLICE_SECONDS))
+                self._patiently(self._producer.init_transactions)
             else:
-                self._patiently(lambda: self._producer.abort_transaction(_SLICE_SECONDS))
+                self._patiently(self._producer.abort_transaction)
         except KafkaException as again:
             raise self._error(again, "to write") from error
         raise RolledBackError(str(fault or error)) from error
@@ -341,12 +394,14 @@ class ReducerKafka:
         topic = topic_name(self._prefix, name)
         deadline = time.monotonic() + _START_SECONDS
         while True:
+            if self.is_to_stop():
+                return 0
             try:
                 found = self._watermarks.list_topics(topic, timeout=_LOOK_SECONDS).topics[topic]
             except KafkaException as error:
                 self._watermarks.poll(0)  # its callbacks say what became of the connections
                 is_refused = self._fault is not None and self._fault.name() in CREDENTIALS
-                if self._stop():
+                if self.is_to_stop():
                     return 0
                 if is_refused or time.monotonic() > deadline:
                     raise self._error(error, "to start") from error
@@ -366,7 +421,8 @@ class ReducerKafka:
         self._assignments.assigned([place.partition for place in places])
 
     def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
-        self._assignments.revoked([place.partition for place in places])
+        numbers = [place.partition for place in places]
+        (self._assignments.lost if self._is_closing else self._assignments.revoked)(numbers)
         consumer.incremental_unassign(places)
 
     def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mailspan.wire import Header
-    from reducer.kafka import RawRecord
+    from reducer.kafka import RawRecord, Stop
 
 READ_RECORDS = 1000
 _READ_SECONDS = 0.1
@@ -79,12 +79,12 @@ class Loop:
         self._most_records = _MOST_COMMIT_RECORDS
         self._dead: dict[int, list[Write]] = {}
 
-    def run(self, stop: Callable[[], bool]) -> None:
+    def run(self, stop: Stop) -> None:
         """Run; at the end what was read is committed and the group left. Raises ReducerError."""
-        self._kafka.start(stop)
-        self._all_written = time.monotonic()
         try:
-            while not stop():
+            self._kafka.start(stop)
+            self._all_written = time.monotonic()
+            while not stop.is_set:
                 self.step()
             self._commit(everything=True)
             self._report(self._summary())
@@ -199,6 +199,8 @@ class Loop:
         if reader is None:
             return  # nobody answers: the next step asks again
         for number in reader.read(_RESTORE_RECORDS, _READ_SECONDS):
+            if self._kafka.is_to_stop():
+                return
             if number in self._waiting:
                 self._begin(number, reader.state.pop(number))
             self._reading.discard(number)
@@ -210,9 +212,9 @@ class Loop:
         found = self._kafka.raw_range(number)
         if found is None:
             return  # it waits on, and its state is read again
-        state, parts = join_state(stored)
         partition = Partition(self._options)
         try:
+            state, parts = join_state(stored)
             partition.restore(state)
         except SnapshotError as error:
             raise self._unreadable(number, error) from error

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mailspan.errors import MailspanError
+from reducer.snapshot import SnapshotError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -16,10 +19,14 @@ _PART = "part:"
 _MOST_PARTS = 255
 
 
+class TooLargeError(MailspanError):
+    """A snapshot is larger than its records can be; the reducer cannot go on."""
+
+
 def split_state(name: str, value: bytes | None, parts: dict[str, int]) -> Iterator[tuple[str, bytes | None]]:
     """Yield the records of one key; `parts` has, and gets, how many further records it had before.
 
-    Raises ValueError for a snapshot of more than 256 MiB.
+    Raises TooLargeError for a snapshot of more than 256 MiB; `parts` is then void.
     """
     before = parts.pop(name, 0)
     after = 0
@@ -28,7 +35,10 @@ def split_state(name: str, value: bytes | None, parts: dict[str, int]) -> Iterat
     else:
         after = (max(0, len(value) - 1)) // PART_BYTES
         if after > _MOST_PARTS:
-            raise ValueError(f"the state of {name} has {len(value)} bytes: more than a reducer can store")
+            raise TooLargeError(
+                f"the state of {name} has {len(value)} bytes, and {(_MOST_PARTS + 1) * PART_BYTES} can be"
+                " stored; see that host's log for what one queue ID has so many lines of"
+            )
         yield name, bytes((after,)) + value[:PART_BYTES]
         for number in range(1, after + 1):
             yield _part_key(name, number), value[number * PART_BYTES : (number + 1) * PART_BYTES]
@@ -43,7 +53,10 @@ def _part_key(name: str, number: int) -> str:
 
 
 def join_state(stored: Mapping[str, bytes]) -> tuple[dict[str, bytes], dict[str, int]]:
-    """Return the snapshots by key, and how many further records each has that has any."""
+    """Return the snapshots by key, and how many further records each has that has any.
+
+    Raises SnapshotError where one of those is missing.
+    """
     state: dict[str, bytes] = {}
     parts: dict[str, int] = {}
     for key, value in stored.items():
@@ -52,8 +65,11 @@ def join_state(stored: Mapping[str, bytes]) -> tuple[dict[str, bytes], dict[str,
         count = value[0] if value else 0
         if count:
             parts[key] = count
-            further = [stored.get(_part_key(key, number), b"") for number in range(1, count + 1)]
-            state[key] = b"".join((value[1:], *further))
+            further = [stored.get(_part_key(key, number)) for number in range(1, count + 1)]
+            found = [part for part in further if part is not None]
+            if len(found) < count:
+                raise SnapshotError(f"{count - len(found)} of the {count} further records of a snapshot are missing")
+            state[key] = b"".join((value[1:], *found))
         else:
             state[key] = value[1:]
     return state, parts

@@ -152,6 +152,11 @@ class Broker:
         """End it with SIGTERM; with SIGKILL if that takes too long."""
         self._end(signal.SIGTERM)
 
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal: SIGSTOP freezes it, SIGCONT lets it go on."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
     def wait(self) -> None:
         """Wait until it ends."""
         if self._process is not None:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from mailspan.commands import produce_journal, produce_syslog
 from mailspan.commands.logs import EXIT_DONE, EXIT_FILE_FAILED, read_zone
-from mailspan.commands.producing import END_SECONDS, IDLE_SECONDS, TOLD_SECONDS, Stop, say
+from mailspan.commands.producing import END_SECONDS, IDLE_SECONDS, TOLD_SECONDS, say
+from mailspan.commands.stopping import Stop
 from mailspan.errors import UsageError
 from mailspan.inputs.limits import allow_open_files
 from mailspan.line_key import LineKeys
@@ -66,7 +67,10 @@ def run(args: argparse.Namespace) -> int:
         read_zone(args.zone)
     own = socket.gethostname()
     host = args.log_host or own
-    stop = Stop()
+    stop = Stop(
+        f"told to stop, and Kafka at {args.settings.kafka_bootstrap_servers} held the producer up; ended without its"
+        " answer. What has not arrived is read again at the next start where the input can be"
+    )
     allow_open_files()
     clock = Clock(time.monotonic, time.time)
     folder = _state_folder(args.settings.state_dir)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mailspan.commands.logs import EXIT_DONE, EXIT_FILE_FAILED
-from mailspan.commands.producing import END_SECONDS, IDLE_SECONDS, TOLD_SECONDS, Stop, say
+from mailspan.commands.producing import END_SECONDS, IDLE_SECONDS, TOLD_SECONDS, say
 from mailspan.errors import UsageError
 from producers.journal import STATE_NAME, Journal, JournalSettings
 
 if TYPE_CHECKING:
     import argparse
 
+    from mailspan.commands.stopping import Stop
     from producers.shipping import RawTopic
     from producers.state_folder import StateFolder
     from producers.tail import Clock

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mailspan.commands.logs import EXIT_DONE, EXIT_FILE_FAILED
-from mailspan.commands.producing import END_SECONDS, IDLE_SECONDS, TOLD_SECONDS, Stop, say
+from mailspan.commands.producing import END_SECONDS, IDLE_SECONDS, TOLD_SECONDS, say
 from mailspan.errors import UsageError
 from producers.syslog import Listener, SyslogLimits, SyslogServer, SyslogSettings
 from producers.syslog_sockets import Address, ListenError, listen, read_address, tls_context
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
 
+    from mailspan.commands.stopping import Stop
     from producers.shipping import RawTopic
     from producers.tail import Clock
 

@@ -1,18 +1,19 @@
 """`mailspan reduce`: lines of mail.raw to documents in mail.transactions, with nothing lost and nothing doubled.
 
-As many may run as there are partitions. SIGTERM or SIGINT: what was read is committed, the group is left, exit 0.
+As many may run as there are partitions. SIGTERM or SIGINT: what was read is committed, the group is left, exit 0. Where
+Kafka does not answer then, it ends within 10 seconds all the same, exit 3 (mailspan/commands/stopping.py).
 """
 
 from __future__ import annotations
 
 import gc
 import os
-import signal
 import socket
 import sys
 from typing import TYPE_CHECKING
 
 from mailspan.commands.logs import read_zone, read_zones
+from mailspan.commands.stopping import Stop
 from mailspan.errors import UsageError
 from mailspan.kafka_settings import client_config
 from mailspan.terminal import sanitise
@@ -22,7 +23,6 @@ from reducer.partition import Options
 if TYPE_CHECKING:
     import argparse
     from datetime import tzinfo
-    from types import FrameType
 
     from mailspan.settings import Settings
 
@@ -55,13 +55,10 @@ def run(args: argparse.Namespace) -> int:
         host_aliases=settings.host_aliases,
         rejections=settings.rejections == "index",
     )
-    stopping: list[int] = []
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        stopping.append(number)  # only a flag: the client must not be interrupted half-way
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    stop = Stop(
+        f"told to stop, and Kafka at {settings.kafka_bootstrap_servers} held the reducer up; ended without its answer."
+        " Nothing is lost: what was not committed is read again at the next start"
+    )
     loop = Loop(
         client_config(settings),
         settings.topic_prefix,
@@ -71,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         report=_say,
         checkpoint=_crash_here,
     )
-    loop.run(lambda: bool(stopping))
+    loop.run(stop)
     return 0
 
 
