@@ -18,7 +18,7 @@ INPUTS ?= 1000000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types accept facts fuzz bench bench-all bench-open bench-search bench-kafka compiled kafka tail-property chaos lock clean
+.PHONY: help run test check lint format types accept facts fuzz bench bench-all bench-open bench-search bench-kafka compiled kafka elasticsearch tail-property chaos lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -103,6 +103,9 @@ bench-kafka: .venv/.run ## the pipeline on a real broker: CPU per line, and rest
 
 kafka: .venv/.run ## run a Kafka broker in the foreground, to try things out (needs a JDK and Maven)
 	@$(BIN)/python -m tests.kafka_server $(ARGS)
+
+elasticsearch: .venv/.run ## run an Elasticsearch in the foreground, to try things out (needs a JDK and Maven)
+	@$(BIN)/python -m tests.elasticsearch_server $(ARGS)
 
 tail-property: .venv/.dev ## the tail against a model of random writers and faults: STEPS=10000 SEED=1
 	@$(BIN)/python -m tests.tail_model --steps $(STEPS) --seed $(SEED)

@@ -28,7 +28,8 @@ _HOST = re.compile(r"[^\s=,/\0]+")
 _OPTION = re.compile(r"([a-z][a-z0-9._]*)[ ]*=[ ]*")
 _SECRET = re.compile(r"password|secret|jaas|ssl\.key\.pem")
 _TOPIC_PREFIX = re.compile(r"[A-Za-z0-9._-]{1,100}")
-_MAX_PARTITIONS = 10_000
+_INDEX_PREFIX = re.compile(r"[a-z][a-z0-9_-]{0,99}")
+_MOST_DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,71 @@ class Settings:
             "help": "How long a reducer gathers lines before it writes what came of them, in one transaction.",
             "expected": "seconds, from 0.05 to 60",
         },
+    )
+    elasticsearch_url: str = field(
+        default="",
+        metadata={
+            "help": "The Elasticsearch that `sink`, `setup` and `retention` work on.",
+            "expected": "https://HOST:PORT, several nodes of a cluster comma-separated; no user or password in it",
+            "hidden": True,
+        },
+    )
+    elasticsearch_api_key: str = field(
+        default="",
+        metadata={
+            "help": "The API key for Elasticsearch, base64 as Elasticsearch gives it; better in a file.",
+            "expected": "one line of text",
+            "hidden": True,
+        },
+    )
+    elasticsearch_api_key_file: str = field(
+        default="",
+        metadata={"help": "A file that holds that API key, on its first line.", "expected": "a path"},
+    )
+    elasticsearch_username: str = field(
+        default="",
+        metadata={"help": "The user for Elasticsearch, where there is no API key.", "expected": "a name"},
+    )
+    elasticsearch_password: str = field(
+        default="",
+        metadata={
+            "help": "The password of that user; better in a file.",
+            "expected": "one line of text",
+            "hidden": True,
+        },
+    )
+    elasticsearch_password_file: str = field(
+        default="",
+        metadata={"help": "A file that holds that password, on its first line.", "expected": "a path"},
+    )
+    elasticsearch_ca_file: str = field(
+        default="",
+        metadata={
+            "help": "The certificates that may sign that of Elasticsearch (PEM); empty means those of this machine.",
+            "expected": "a path",
+        },
+    )
+    elasticsearch_fingerprint: str = field(
+        default="",
+        metadata={
+            "help": "In place of a CA file: the SHA-256 of the certificate of Elasticsearch, or of its CA.",
+            "expected": "64 hex digits, with or without colons",
+        },
+    )
+    index_prefix: str = field(
+        default="mail-transactions",
+        metadata={
+            "help": "What the names of the daily indices begin with: mail-transactions-2026.11.23.",
+            "expected": "1 to 100 lower-case letters, digits, dashes and underscores, a letter first",
+        },
+    )
+    index_shards: int = field(
+        default=1,
+        metadata={"help": "The number of primary shards of a daily index.", "expected": "a number from 1 to 1000"},
+    )
+    index_replicas: int = field(
+        default=1,
+        metadata={"help": "The number of copies of each shard.", "expected": "a number from 0 to 100"},
     )
 
 
@@ -220,10 +286,19 @@ def _options(value: object) -> dict[str, str]:
     return options
 
 
-def _partitions(value: object) -> int:
-    if isinstance(value, str) and value.isascii() and value.isdecimal():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_PARTITIONS:
+def _whole_number(least: int, most: int) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _MOST_DIGITS:
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError
+        return value
+
+    return read
+
+
+def _index_prefix(value: object) -> str:
+    if not isinstance(value, str) or not _INDEX_PREFIX.fullmatch(value):
         raise ValueError
     return value
 
@@ -257,10 +332,21 @@ READERS: dict[str, Callable[[object], object]] = {
     "kafka_bootstrap_servers": _text,
     "kafka_options": _options,
     "kafka_password_file": _text,
-    "partitions": _partitions,
+    "partitions": _whole_number(1, 10_000),
     "topic_prefix": _prefix,
     "state_dir": _text,
     "instance": _instance,
     "commit_interval_seconds": _interval,
+    "elasticsearch_url": _text,
+    "elasticsearch_api_key": _text,
+    "elasticsearch_api_key_file": _text,
+    "elasticsearch_username": _text,
+    "elasticsearch_password": _text,
+    "elasticsearch_password_file": _text,
+    "elasticsearch_ca_file": _text,
+    "elasticsearch_fingerprint": _text,
+    "index_prefix": _index_prefix,
+    "index_shards": _whole_number(1, 1000),
+    "index_replicas": _whole_number(0, 100),
 }
 """How the value of each setting is read; a reader raises ValueError for a wrong one."""

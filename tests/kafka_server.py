@@ -1,16 +1,12 @@
 """A real Kafka broker for tests and for trying things out: jars from Maven Central, one JVM, no container.
 
-The jars are resolved once, into build/kafka/VERSION or, where MAILSPAN_CACHE_DIR names one, a folder outside the
-checkout. A broker has free loopback ports, a folder of its own, and keeps both through `kill` and `start`.
+A broker has free loopback ports, a folder of its own, and keeps both through `kill` and `start`.
 `python -m tests.kafka_server` (`make kafka`) runs one in the foreground.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,66 +19,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from tests.jars import INSTALL, ServerError, end, free_port, jars
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parent.parent
 VERSION = "4.3.1"
-SLF4J = "1.7.36"  # that of Kafka's own slf4j-api
-_POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>mailspan</groupId> <artifactId>kafka-jars</artifactId> <version>1</version> <packaging>pom</packaging>
-  <dependencies>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version></dependency>
-    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>{SLF4J}</version></dependency>
-  </dependencies>
-</project>
-"""
-_INSTALL = "install a JDK, 17 or newer, and Maven (Debian, Ubuntu: apt-get install default-jdk-headless maven)"
+_ARTIFACTS = (
+    ("org.apache.kafka", "kafka_2.13", VERSION),
+    ("org.slf4j", "slf4j-simple", "1.7.36"),  # that of Kafka's own slf4j-api
+)
 _START_SECONDS = 90.0
-_STOP_SECONDS = 60.0
 _HEAP = "512m"
-
-
-class ServerError(Exception):
-    """The broker cannot be run; the message says why."""
-
-
-def jars() -> Path:
-    """Return the folder with Kafka's jars; downloads them the first time. Raises ServerError."""
-    for program in ("java", "mvn"):
-        if shutil.which(program) is None:
-            raise ServerError(f"{program} is missing: {_INSTALL}")
-    base = Path(os.environ.get("MAILSPAN_CACHE_DIR") or ROOT / "build") / "kafka"
-    base.mkdir(parents=True, exist_ok=True)
-    folder = base / VERSION
-    with (base / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several test runs may want them at once
-        if not folder.exists():
-            _resolve(base, folder)
-    return folder
-
-
-def _resolve(base: Path, folder: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=base) as work:
-        pom = Path(work) / "pom.xml"
-        pom.write_text(_POM, encoding="utf-8")
-        found = Path(work) / "jars"
-        command = ["mvn", "-B", "-q", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={found}"]
-        for options in (["-o"], []):  # what Maven has already needs no network
-            done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=600)
-            if done.returncode == 0 and list(found.glob("kafka_2.13-*.jar")):
-                found.rename(folder)
-                return
-        raise ServerError(f"Maven cannot fetch Kafka {VERSION}: {done.stdout.strip()[-500:]}")
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class Broker:
@@ -112,7 +60,7 @@ class Broker:
         self._heap = heap
         self._controller = f"127.0.0.1:{free_port()}"
         self._users = users or {}
-        self._classpath = f"{jars()}/*"
+        self._classpath = f"{jars('kafka', VERSION, _ARTIFACTS)}/*"
         self._process: subprocess.Popen[bytes] | None = None
         self._properties = folder / "server.properties"
         folder.mkdir(parents=True, exist_ok=True)
@@ -168,15 +116,7 @@ class Broker:
 
     def _end(self, number: signal.Signals) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        if process.poll() is None:
-            process.send_signal(number)
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, number)
 
     def _java(self, *arguments: str) -> list[str]:
         return [
@@ -244,9 +184,7 @@ class Broker:
             timeout=120,
         )
         if done.returncode:
-            raise ServerError(
-                f"java cannot make the broker's folder ({_INSTALL}): {(done.stdout + done.stderr)[-500:]}"
-            )
+            raise ServerError(f"java cannot make the broker's folder ({INSTALL}): {(done.stdout + done.stderr)[-500:]}")
 
 
 def _join(listeners: dict[str, str]) -> str:

@@ -81,6 +81,16 @@ def test_one_file_on_each_side_of_the_wire_imports_the_kafka_client() -> None:
     assert set(users) <= {"producers/kafka.py", "reducer/kafka.py", "sink/kafka.py"}
 
 
+def test_one_file_imports_the_elasticsearch_client() -> None:
+    users = [
+        path
+        for path in FILES
+        if {name.partition(".")[0] for name in imported(ast.parse((ROOT / path).read_text(encoding="utf-8")))}
+        & {"elasticsearch", "elastic_transport"}
+    ]
+    assert users == ["sink/elasticsearch.py"]
+
+
 FILES = sorted(
     str(path.relative_to(ROOT))
     for top in ("mailspan", "producers", "reducer", "sink", "search")

@@ -1,0 +1,187 @@
+"""Elasticsearch over HTTP: the only file that imports the client.
+
+It sends one request and returns whatever came back; it never tries again by itself. What to do about an answer is
+decided elsewhere. 7.17, 8.x and 9.x are asked in the same way: plain JSON, without the headers by which a client asks
+for the manners of one version.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from urllib.parse import urlencode, urlsplit
+
+import elasticsearch
+import orjson
+
+from mailspan.errors import MailspanError, StoreError
+from sink.elasticsearch_settings import explain, explain_no_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sink.elasticsearch_settings import Connection
+
+REQUEST_SECONDS = 30.0
+_CONNECTIONS = 4
+_PRODUCT = "Elasticsearch"
+_OLDEST = (7, 17)
+_LONGEST_REASON = 300
+
+# The client tells of each request at INFO; with the library's own handlers it is nobody's business here.
+for _name in ("elastic_transport", "elasticsearch"):
+    logging.getLogger(_name).addHandler(logging.NullHandler())
+    logging.getLogger(_name).propagate = False
+
+
+class NoAnswerError(MailspanError):
+    """Nobody answered, or not in time: the request may or may not have been carried out."""
+
+
+class Answer(NamedTuple):
+    """What came back: the HTTP status, and the JSON of the body (text where it was none, None where it was empty)."""
+
+    status: int
+    body: Any
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the request was carried out."""
+        return self.status < 300  # noqa: PLR2004 - HTTP's 2xx
+
+    @property
+    def kind(self) -> str:
+        """The type of the error, as Elasticsearch names it; empty where it gives none."""
+        return str(self._error.get("type", ""))
+
+    @property
+    def reason(self) -> str:
+        """The reason of an error in one short line."""
+        text = str(self._error.get("reason") or self._error.get("type") or "")
+        if not text and isinstance(self.body, dict):
+            text = str(self.body.get("error", ""))
+        elif not text and isinstance(self.body, str):
+            text = self.body
+        return " ".join(text.split())[:_LONGEST_REASON] or f"status {self.status}"
+
+    @property
+    def _error(self) -> Mapping[str, Any]:
+        error = self.body.get("error") if isinstance(self.body, dict) else None
+        return error if isinstance(error, dict) else {}
+
+
+class Server:
+    """An Elasticsearch cluster; use as a context manager, or close it."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Make a client; nothing is sent yet. Raises StoreError for certificates that cannot be read."""
+        self.shown = connection.shown
+        headers = {"content-type": "application/json", "accept": "application/json"}
+        if connection.authorization:
+            headers["authorization"] = connection.authorization
+        self._headers = headers
+        options: dict[str, Any] = {}
+        if any(url.startswith("https") for url in connection.urls):
+            options = _tls_options(connection)
+        self._client = elasticsearch.Elasticsearch(
+            [_with_path(url) for url in connection.urls],
+            max_retries=0,
+            retry_on_timeout=False,
+            retry_on_status=(),
+            connections_per_node=_CONNECTIONS,
+            dead_node_backoff_factor=0.1,
+            max_dead_node_backoff=5.0,
+            **options,
+        )
+
+    def __enter__(self) -> Self:
+        """Return the server itself."""
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        seconds: float = REQUEST_SECONDS,
+    ) -> Answer:
+        """Send one request and return the answer, good or bad. Blocks for up to `seconds`. Raises NoAnswerError.
+
+        `path` is quoted already; `body` is bytes that are sent as they are, or what is encoded as JSON.
+        """
+        payload = body if body is None or isinstance(body, bytes) else orjson.dumps(body)
+        target = f"{path}?{urlencode(query)}" if query else path
+        try:
+            meta, found = self._client.transport.perform_request(
+                method, target, body=payload, headers=self._headers, request_timeout=seconds
+            )
+        except elasticsearch.SerializationError:
+            raise NoAnswerError(
+                explain_no_answer("what answers speaks no JSON: no Elasticsearch", self.shown, is_tls=False)
+            ) from None
+        except elasticsearch.TransportError as error:
+            is_tls = isinstance(error, elasticsearch.SSLError)
+            raise NoAnswerError(explain_no_answer(_reason(error, seconds), self.shown, is_tls=is_tls)) from None
+        return Answer(meta.status, found)
+
+    def ask(self, method: str, path: str, doing: str, **options: Any) -> Any:  # noqa: ANN401 - JSON
+        """Send one request and return the JSON of a good answer. Raises StoreError; `doing` ("to …") is in its text."""
+        answer = self.request(method, path, **options)
+        if not answer.is_good:
+            raise StoreError(explain(answer.status, answer.reason, self.shown, doing))
+        return answer.body
+
+    def version(self) -> tuple[int, int]:
+        """Return the server's version. Raises StoreError where it is none of those that are supported."""
+        answer = self.request("GET", "/")
+        if not answer.is_good:
+            raise StoreError(explain(answer.status, answer.reason, self.shown, "to be asked"))
+        found = answer.body.get("version", {}) if isinstance(answer.body, dict) else {}
+        number, distribution = str(found.get("number", "")), str(found.get("distribution", _PRODUCT.lower()))
+        parts = number.split(".")
+        if distribution != _PRODUCT.lower() or len(parts) < 2 or not all(part.isdecimal() for part in parts[:2]):  # noqa: PLR2004
+            raise StoreError(f"{self.shown} is no Elasticsearch ({distribution} {number or 'of no version'})")
+        version = int(parts[0]), int(parts[1])
+        if version < _OLDEST:
+            raise StoreError(f"Elasticsearch at {self.shown} is {number}; 7.17 is the oldest that is supported")
+        return version
+
+
+def _with_path(url: str) -> dict[str, str | int]:
+    parts = urlsplit(url)
+    return {
+        "scheme": parts.scheme,
+        "host": str(parts.hostname),
+        "port": parts.port or 0,
+        **({"path_prefix": parts.path} if parts.path else {}),
+    }
+
+
+def _tls_options(connection: Connection) -> dict[str, Any]:
+    if connection.fingerprint:
+        return {"ssl_assert_fingerprint": connection.fingerprint}
+    try:
+        # The machine's own certificates, which an administrator adds to, and not a list that came with a library.
+        return {"ssl_context": ssl.create_default_context(cafile=connection.ca_file or None)}
+    except (OSError, ssl.SSLError) as error:
+        raise StoreError(
+            f"MAILSPAN_ELASTICSEARCH_CA_FILE: {connection.ca_file} holds no certificates in PEM ({error})"
+        ) from None
+
+
+def _reason(error: elasticsearch.TransportError, seconds: float) -> str:
+    if isinstance(error, elasticsearch.ConnectionTimeout):
+        return f"no answer within {seconds:.0f} s"
+    text = " ".join(str(error.message).split())
+    return text.rpartition(">: ")[2][:_LONGEST_REASON]

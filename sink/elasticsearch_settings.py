@@ -1,0 +1,140 @@
+"""What every Elasticsearch client of ours is told, and what its errors mean to the person who must act.
+
+No client is imported here: sink/elasticsearch.py is the file for that. Secrets come from files or the environment, and
+are in no message.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, urlsplit
+
+from mailspan.errors import UsageError
+
+if TYPE_CHECKING:
+    from mailspan.settings import Settings
+
+_URL = "MAILSPAN_ELASTICSEARCH_URL"
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_SCHEMES = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How to reach Elasticsearch: `urls` are nodes of one cluster; `authorization` is a header's value, or empty."""
+
+    urls: tuple[str, ...]
+    authorization: str = field(default="", repr=False)
+    ca_file: str = ""
+    fingerprint: str = ""
+    """SHA-256 of the server's certificate, or of one it was signed with, as 64 hex digits."""
+
+    @property
+    def shown(self) -> str:
+        """The addresses, as messages name them."""
+        return ", ".join(self.urls)
+
+
+def is_elasticsearch(store: str) -> bool:
+    """Whether a --store is the URL of an Elasticsearch."""
+    return store.lower().startswith(("http://", "https://"))
+
+
+def connection_of(settings: Settings, store: str = "") -> Connection:
+    """Return how to reach the Elasticsearch of the settings, or that of `store`. Raises UsageError without secrets."""
+    name, text = ("--store", store) if store else (_URL, settings.elasticsearch_url)
+    urls = tuple(_url(name, each.strip()) for each in text.split(",") if each.strip())
+    if not urls:
+        raise UsageError(f"{_URL} is not set; expected https://HOST:9200, several nodes comma-separated")
+    authorization = _authorization(settings)
+    if settings.elasticsearch_ca_file and not Path(settings.elasticsearch_ca_file).is_file():
+        raise UsageError(f"MAILSPAN_ELASTICSEARCH_CA_FILE: {settings.elasticsearch_ca_file} is no file")
+    fingerprint = settings.elasticsearch_fingerprint.replace(":", "").lower()
+    if fingerprint and not _FINGERPRINT.fullmatch(fingerprint):
+        raise UsageError("MAILSPAN_ELASTICSEARCH_FINGERPRINT: expected the SHA-256 of a certificate: 64 hex digits")
+    if fingerprint and settings.elasticsearch_ca_file:
+        raise UsageError("set MAILSPAN_ELASTICSEARCH_CA_FILE or MAILSPAN_ELASTICSEARCH_FINGERPRINT, not both")
+    return Connection(urls, authorization, settings.elasticsearch_ca_file, fingerprint)
+
+
+def _url(name: str, text: str) -> str:
+    """Return one node's address with its port; what it is told wrongly is not repeated: there may be a password."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise UsageError(f"{name}: expected https://HOST:PORT") from None
+    if parts.username is not None or parts.password is not None:
+        raise UsageError(
+            f"{name} holds a user or password; they go into MAILSPAN_ELASTICSEARCH_USERNAME and"
+            " MAILSPAN_ELASTICSEARCH_PASSWORD_FILE, or MAILSPAN_ELASTICSEARCH_API_KEY_FILE"
+        )
+    if parts.scheme not in _SCHEMES or not parts.hostname or parts.query or parts.fragment:
+        raise UsageError(f"{name}: expected https://HOST:PORT")
+    return _with_port(parts, _SCHEMES[parts.scheme] if port is None else port)
+
+
+def _with_port(parts: SplitResult, port: int) -> str:
+    host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else parts.hostname
+    return f"{parts.scheme}://{host}:{port}{parts.path.rstrip('/')}"
+
+
+def _authorization(settings: Settings) -> str:
+    key = _secret(settings.elasticsearch_api_key, settings.elasticsearch_api_key_file, "API_KEY")
+    password = _secret(settings.elasticsearch_password, settings.elasticsearch_password_file, "PASSWORD")
+    if key and (password or settings.elasticsearch_username):
+        raise UsageError("set MAILSPAN_ELASTICSEARCH_API_KEY_FILE, or a user and password, not both")
+    if bool(password) != bool(settings.elasticsearch_username):
+        raise UsageError("MAILSPAN_ELASTICSEARCH_USERNAME and MAILSPAN_ELASTICSEARCH_PASSWORD_FILE go together")
+    if key:
+        return f"ApiKey {key}"
+    if password:
+        pair = f"{settings.elasticsearch_username}:{password}".encode()
+        return f"Basic {base64.b64encode(pair).decode('ascii')}"
+    return ""
+
+
+def _secret(value: str, file: str, name: str) -> str:
+    """Return a secret that stands in the environment or on the first line of a file."""
+    if value and file:
+        raise UsageError(f"set MAILSPAN_ELASTICSEARCH_{name} or MAILSPAN_ELASTICSEARCH_{name}_FILE, not both")
+    if file:
+        shown = f"MAILSPAN_ELASTICSEARCH_{name}_FILE: {file}"
+        try:
+            lines = Path(file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            fault = getattr(error, "strerror", None) or "is not UTF-8"
+            raise UsageError(f"{shown} cannot be read ({fault})") from None
+        value = lines[0].strip() if lines else ""
+        if not value:
+            raise UsageError(f"{shown} is empty; expected it on the first line")
+    if not value.isprintable() or (name == "API_KEY" and not value.isascii()):
+        raise UsageError(f"MAILSPAN_ELASTICSEARCH_{name}: there are characters in it that cannot be sent")
+    return value
+
+
+_MEANINGS = {
+    401: "refuses the credentials ({reason}); see MAILSPAN_ELASTICSEARCH_API_KEY_FILE or …_USERNAME, …_PASSWORD_FILE",
+    403: "gives no right {doing} ({reason}); see the privileges of the API key or user",
+    404: "has not what is needed {doing} ({reason}); run `mailspan setup`",
+}
+
+
+def explain(status: int, reason: str, shown: str, doing: str) -> str:
+    """Return one line about an answer that is an error, with what to look at; `doing` is "to …"."""
+    meaning = _MEANINGS.get(status, "cannot be asked {doing} now ({status}: {reason})")
+    return f"Elasticsearch at {shown} {meaning.format(reason=reason, doing=doing, status=status)}"
+
+
+def explain_no_answer(reason: str, shown: str, *, is_tls: bool) -> str:
+    """Return one line about an Elasticsearch that does not answer, with the setting to look at."""
+    if is_tls:
+        return (
+            f"no TLS connection to Elasticsearch at {shown} ({reason});"
+            " see MAILSPAN_ELASTICSEARCH_CA_FILE or MAILSPAN_ELASTICSEARCH_FINGERPRINT"
+        )
+    return f"no Elasticsearch answers at {shown} ({reason}); see {_URL}"
