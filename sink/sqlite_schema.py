@@ -116,7 +116,7 @@ def path_of_store(store: str | None, environment: Mapping[str, str]) -> Path:
     if not named:
         return default_path(environment)
     if named.startswith(("http://", "https://")):
-        raise UsageError(f"--store {named}: Elasticsearch is not supported yet; use sqlite:///PATH")
+        raise UsageError(f"--store {named}: this command works on sqlite:///PATH only")
     text = named.removeprefix(_URL_PREFIX)
     if not text or "\0" in text or (text == named and (named.startswith("sqlite:") or "://" in named)):
         raise UsageError(f"--store {named!r}: expected sqlite:///PATH")

@@ -32,8 +32,10 @@ from sink.sqlite_reader import SqliteReader
 from tests.search_documents import FIRST, OUTCOMES, Document, all_documents
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from sink.store import DocumentReader
 
 NOW = datetime.fromtimestamp(FIRST + 45 * 86400, UTC)
 ROUNDS = 300
@@ -263,9 +265,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def queries(seed: int) -> Iterator[tuple[random.Random, Flags, dict[str, bool]]]:
+def queries(seed: int, documents: Sequence[Document]) -> Iterator[tuple[random.Random, Flags, dict[str, bool]]]:
     chance = random.Random(seed)  # noqa: S311  reproducible
-    documents = all_documents()
     for _ in range(ROUNDS):
         document = chance.choice(documents)
         flags = dict(some_flag(chance, document) for _ in range(chance.choice((0, 1, 1, 2, 2, 3))))
@@ -281,22 +282,27 @@ def selection_of(flags: Flags, modes: dict[str, bool]) -> Any:  # noqa: ANN401 -
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))])
 def test_the_store_answers_as_a_plain_filter_does(store: Path, seed: int) -> None:
-    documents, nothing, all_of_them = all_documents(), 0, 0
     with SqliteReader(store) as reader:
-        for chance, flags, modes in queries(seed):
-            selection = selection_of(flags, modes)
-            wanted = [each for each in documents if matches(each, flags, **modes)]
-            wanted.sort(key=lambda each: (-milliseconds(each["date"]), mail_of(each), each["page"]))
-            mails = list(dict.fromkeys(map(mail_of, wanted)))
-            limit = chance.choice((1, 3, 100, 10_000))
-            shown = [each["id"] for each in wanted if mail_of(each) in set(mails[:limit])]
-            found = [orjson.loads(each)["id"] for each in reader.newest(selection, limit)]
-            assert found == shown, (flags, modes)
-            assert reader.count(selection) == len(mails), (flags, modes)
-            field = chance.choice(COUNT_FIELDS)
-            assert dict(count_by(reader, selection, field, UTC)) == counted(wanted, field), (flags, modes, field)
-            nothing += not wanted
-            all_of_them += len(mails) > 100
+        compare(reader, seed, all_documents())
+
+
+def compare(reader: DocumentReader, seed: int, documents: Sequence[Document]) -> None:
+    """Ask a store with `documents` many things, and compare each answer with that of a plain filter."""
+    nothing, all_of_them = 0, 0
+    for chance, flags, modes in queries(seed, documents):
+        selection = selection_of(flags, modes)
+        wanted = [each for each in documents if matches(each, flags, **modes)]
+        wanted.sort(key=lambda each: (-milliseconds(each["date"]), mail_of(each), each["page"]))
+        mails = list(dict.fromkeys(map(mail_of, wanted)))
+        limit = chance.choice((1, 3, 100, 10_000))
+        shown = [each["id"] for each in wanted if mail_of(each) in set(mails[:limit])]
+        found = [orjson.loads(each)["id"] for each in reader.newest(selection, limit)]
+        assert found == shown, (flags, modes)
+        assert reader.count(selection) == len(mails), (flags, modes)
+        field = chance.choice(COUNT_FIELDS)
+        assert dict(count_by(reader, selection, field, UTC)) == counted(wanted, field), (flags, modes, field)
+        nothing += not wanted
+        all_of_them += len(mails) > 100
     # The queries are worth their time: few find nothing, and some find much.
     assert nothing < ROUNDS * 0.4
     assert all_of_them > ROUNDS * 0.1
@@ -312,7 +318,7 @@ def test_no_query_reads_a_whole_table(store: Path) -> None:
 
     with SqliteReader(store) as reader:
         reader._connection.set_trace_callback(note)  # noqa: SLF001 - what it runs is the question
-        for chance, flags, modes in islice(queries(9), 80):
+        for chance, flags, modes in islice(queries(9, all_documents()), 80):
             selection = selection_of(flags, modes)
             reader.newest(selection, 10)
             reader.count(selection)

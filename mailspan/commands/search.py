@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 
+from mailspan.commands.reading import open_reader, say_what_is_missing
 from mailspan.errors import UsageError
 from mailspan.terminal import use_colours
 from search.counts import FIELDS as COUNT_FIELDS
@@ -19,6 +20,7 @@ from search.counts import count_by, field_named
 from search.output import Layout, count_lines, json_line, mail_of, text_form
 from search.query import FLAGS, STATES, parse_query
 from search.select import select
+from sink.elasticsearch_settings import is_elasticsearch
 from sink.sqlite_reader import SqliteReader
 from sink.sqlite_schema import path_of_store
 from sink.terms import OUTCOMES
@@ -30,12 +32,12 @@ if TYPE_CHECKING:
     from search.query import Query
     from sink.store import DocumentReader
 
-    Answer = Callable[[SqliteReader, Query], Iterable[bytes]]
+    Answer = Callable[[DocumentReader, Query], Iterable[bytes]]
     Show = Callable[..., Iterable[bytes]]
 
 DESCRIPTION = "Find transactions, newest first. Every flag that is given must hold."
 
-_FOUND, _NOTHING_FOUND = 0, 1
+_FOUND, _NOTHING_FOUND, _INCOMPLETE = 0, 1, 3
 _DEFAULT_NEWEST = 100
 _POLL_MS = 500
 _POSITIVE = re.compile("0*[1-9][0-9]{0,8}")
@@ -98,11 +100,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-v", "--verbose", action="store_true", help="also dates, outcomes, status codes, links and notes")
     add("--json", action="store_true", help="print the documents, one a line")
     add("--follow", action="store_true", help="go on: print what comes into the store, until interrupted")
-    add("--store", metavar="URL", help="sqlite:///PATH (default: MAILSPAN_STORE, else a file in your data folder)")
+    add(
+        "--store",
+        metavar="URL",
+        help="sqlite:///PATH, https://HOST:9200 (default: MAILSPAN_STORE, else your own file)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search and print; return 0 where something was found, else 1. Raises UsageError and StoreError."""
+    """Search and print; return 0 where something was found, else 1, and 3 where a part of the store did not answer.
+
+    Raises UsageError and StoreError.
+    """
     if args.host == _NO_HOST:
         raise UsageError("-h needs the name of a host, as in -h smtp; for help use --help")
     query = parse_query(
@@ -115,11 +124,14 @@ def run(args: argparse.Namespace) -> int:
     if args.follow:
         if args.count or args.by is not None:
             raise UsageError("--follow: not with --count, which ends")
+        if is_elasticsearch(args.store or ""):
+            raise UsageError("--follow: not on Elasticsearch; ask again, or follow a store of this machine")
         with SqliteReader(path_of_store(args.store, os.environ)) as reader:
             return _follow(reader, query, newest, _show(args), sys.stdout.buffer)
     answer = _answer(args, newest)
-    with SqliteReader(path_of_store(args.store, os.environ)) as reader:
-        return _write(answer(reader, query), sys.stdout.buffer)
+    with open_reader(args.store, args.settings) as reader:
+        status = _write(answer(reader, query), sys.stdout.buffer)
+        return _INCOMPLETE if say_what_is_missing(reader) else status
 
 
 def _answer(args: argparse.Namespace, newest: int) -> Answer:

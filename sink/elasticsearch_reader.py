@@ -1,0 +1,284 @@
+"""Read documents from the daily indices of Elasticsearch: newest first, or counted.
+
+A selection becomes term, prefix, range and wildcard queries on exact values: no text of a user reaches a parser of
+query strings. Only the indices of the asked days are asked, by their exact names, and of the days before them as many
+as a mail may be in a queue: what rests longer than that is found by its date alone. What is missing in an answer is
+in `faults` and `gaps`, for the reader to be told.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from mailspan.document import FIELDS
+from mailspan.errors import StoreError
+from sink.elasticsearch_settings import explain
+from sink.indexed import HIDDEN, SUBJECT, TERMS, UPDATED
+from sink.indices import day_of, day_of_ms
+from sink.sqlite_facets import COLUMNS, facets_of
+from sink.store import BUCKET_MS
+from sink.terms import PAGED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from sink.elasticsearch import Server
+    from sink.store import Document, Selection, Term
+
+QUEUE_DAYS = 6
+"""A mail that was last updated on an asked day may have begun so many days before it: the queue lifetime and a day."""
+
+_DOCUMENTS_AT_ONCE = 1000
+_BUCKETS_AT_ONCE = 5000
+_MOST_DAYS_SHOWN = 3
+_SECONDS = 60.0
+_FIELD_OF = {
+    "outcomes": "outcomes", "dsn": "dsns", "relay": "relays", "recipient": "recipients",
+    "sender": f"{HIDDEN}.sender", "sender_domain": f"{HIDDEN}.sender_domain",
+    "recipient_domain": f"{HIDDEN}.recipient_domain",
+}  # fmt: skip
+"""The index's field for a field that is counted by, where it has another name."""
+
+
+def _places(*names: str) -> dict[str, int]:
+    return {name: place for place, name in enumerate(names)}
+
+
+_DOCUMENT = _places(*(field.name for field in FIELDS))
+_DELIVERY = _places(
+    "recipient", "original_recipient", "relay", "relay_ip", "relay_port", "status", "outcome", "dsn", "code", "date",
+    "delay_seconds", "delays", "mailer", "next_queue_id", "mailbox", "tls",
+)  # fmt: skip
+_LINK = _places("kind", "queue_id", "host")
+_DELAYS = _places("before_queue", "in_queue", "connection", "transmission")
+"""The order of the fields of each object, as documents are written; a test compares the bytes."""
+
+
+class ElasticsearchReader:
+    """The reading side of Elasticsearch; see DocumentReader."""
+
+    def __init__(self, server: Server, prefix: str) -> None:
+        """Read the daily indices PREFIX-YYYY.MM.DD of a server; nothing is asked yet."""
+        self._server = server
+        self._prefix = prefix
+        self.faults: list[str] = []
+        """What could not be asked: the answers so far are incomplete for these reasons."""
+        self.gaps: list[str] = []
+        """Asked days of which there is no index."""
+
+    def newest(self, selection: Selection, limit: int) -> list[bytes]:
+        """Return the documents of at most `limit` mails by date, newest first, then by id; see DocumentReader."""
+        found: list[tuple[int, str, int, bytes]] = []
+        mails: set[str] = set()
+        for hit in self._hits(selection, source=True, at_once=min(limit + 1, _DOCUMENTS_AT_ONCE)):
+            milliseconds = int(hit["sort"][0])
+            # All documents of the last millisecond are read, so that of these the first by id are given.
+            if len(mails) >= limit and -milliseconds != found[-1][0]:
+                break
+            document = _in_order(hit["_source"])
+            mails.add(_mail_of(document))
+            found.append((-milliseconds, _mail_of(document), document.get("page", 0), orjson.dumps(document)))
+        found.sort()
+        chosen = set(list(dict.fromkeys(mail for _, mail, _, _ in found))[:limit])
+        return [encoded for _, mail, _, encoded in found if mail in chosen]
+
+    def count(self, selection: Selection) -> int:
+        """Return the number of mails; see DocumentReader."""
+        body = {"query": _query(selection, paged=False), "size": 0, "track_total_hits": True}
+        answer = self._search(selection, body)
+        plain = int(answer["hits"]["total"]["value"]) if answer else 0
+        return plain + len({_mail_of(each) for each in self._paged(selection)})
+
+    def count_by(self, selection: Selection, field: str) -> dict[str, int]:
+        """Return how many mails have each value of `field`; see DocumentReader."""
+        source = {"terms": {"field": _FIELD_OF.get(field, field), "missing_bucket": True}}
+        counts: Counter[str] = Counter()
+        for value, number in self._buckets(selection, source):
+            counts["" if value is None else str(value)] += number
+        values: dict[str, set[str]] = {}
+        for page in self._paged(selection):
+            values.setdefault(_mail_of(page), set()).update(_values_of(page, field))
+        for found in values.values():
+            counts.update(found - {""} or {""})
+        return dict(counts)
+
+    def count_by_date(self, selection: Selection) -> dict[int, int]:
+        """Return how many mails begin in each quarter hour; see DocumentReader."""
+        source = {"date_histogram": {"field": "date", "fixed_interval": f"{BUCKET_MS}ms"}}
+        counts: Counter[int] = Counter()
+        for value, number in self._buckets(selection, source):
+            counts[int(value)] += number
+        begin = {
+            _mail_of(hit["_source"]): int(hit["sort"][0]) for hit in self._hits(selection, source=True, paged=True)
+        }
+        counts.update(milliseconds // BUCKET_MS * BUCKET_MS for milliseconds in begin.values())
+        return dict(counts)
+
+    def _paged(self, selection: Selection) -> Iterator[Document]:
+        """Yield the matching pages of mails with several."""
+        return (hit["_source"] for hit in self._hits(selection, source=True, paged=True))
+
+    def _hits(
+        self, selection: Selection, *, source: bool, paged: bool | None = None, at_once: int = _DOCUMENTS_AT_ONCE
+    ) -> Iterator[dict[str, Any]]:
+        body: dict[str, Any] = {
+            "query": _query(selection, paged=paged),
+            "size": at_once,
+            "sort": [{"date": "desc"}, {"id": "asc"}],
+            "track_total_hits": False,
+            "_source": source,
+        }
+        while True:
+            answer = self._search(selection, body)
+            hits = answer["hits"]["hits"] if answer else []
+            yield from hits
+            if len(hits) < body["size"]:
+                return
+            body = {**body, "size": _DOCUMENTS_AT_ONCE, "search_after": hits[-1]["sort"]}
+
+    def _buckets(self, selection: Selection, source: Mapping[str, Any]) -> Iterator[tuple[Any, int]]:
+        """Yield each value with its number of documents of one page: all of them, however many there are."""
+        composite: dict[str, Any] = {"size": _BUCKETS_AT_ONCE, "sources": [{"value": source}]}
+        while True:
+            body = {"query": _query(selection, paged=False), "size": 0, "aggs": {"by": {"composite": composite}}}
+            answer = self._search(selection, body)
+            found = answer["aggregations"]["by"] if answer else {}
+            for bucket in found.get("buckets", ()):
+                yield bucket["key"]["value"], int(bucket["doc_count"])
+            if "after_key" not in found:
+                return
+            composite = {**composite, "after": found["after_key"]}
+
+    def _search(self, selection: Selection, body: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the answer to one search; None where no index is to be asked. Raises StoreError."""
+        names = self._indices(selection)
+        if not names:
+            return None
+        # Names go into the body: a year of them is too long for an address.
+        header = {"index": names, "ignore_unavailable": True, "allow_partial_search_results": True}
+        lines = orjson.dumps(header) + b"\n" + orjson.dumps(body) + b"\n"
+        answer = self._server.ask("POST", "/_msearch", "to search", body=lines, seconds=_SECONDS)
+        (found,) = answer["responses"]
+        if "error" in found:
+            reason = str(found["error"].get("reason") or found["error"].get("type"))
+            raise StoreError(explain(int(found.get("status", 500)), reason, self._server.shown, "to search"))
+        shards = found["_shards"]
+        if shards["failed"] or found.get("timed_out"):
+            reasons = [str(each.get("reason", {}).get("reason", "")) for each in shards.get("failures", ())]
+            first = next((f" ({reason})" for reason in reasons if reason), "")
+            self._fault(f"{shards['failed']} of {shards['total']} shards did not answer{first}: mail is missing here")
+        if not isinstance(found, dict):
+            raise StoreError(f"Elasticsearch at {self._server.shown} answers no search")
+        return found
+
+    def _indices(self, selection: Selection) -> list[str]:
+        """Return the indices to ask, by exact name. Raises StoreError."""
+        path = f"/_resolve/index/{self._prefix}-*"
+        answer = self._server.ask("GET", path, "to list indices", query={"expand_wildcards": "open,closed"})
+        days: dict[date, str] = {}
+        for each in answer["indices"]:
+            day = day_of(self._prefix, each["name"])
+            if day is None:
+                continue
+            days[day] = each["name"]
+        first, asked, last = _days(selection)
+        closed = {each["name"] for each in answer["indices"] if "closed" in each["attributes"]}
+        names = [name for day, name in sorted(days.items()) if (first or day) <= day <= (last or day)]
+        for name in names:
+            if name in closed:
+                self._fault(f"{name} is closed: its mail is missing here; open it")
+        if asked is not None and days:
+            self._note_gaps(asked, last or max(days), days)
+        return [name for name in names if name not in closed]
+
+    def _note_gaps(self, first: date, last: date, days: Mapping[date, str]) -> None:
+        asked = (first + timedelta(days=number) for number in range((last - first).days + 1))
+        missing = [day.isoformat() for day in asked if day not in days]
+        if missing:
+            shown = ", ".join(missing[:_MOST_DAYS_SHOWN]) + (
+                f" and {len(missing) - _MOST_DAYS_SHOWN} more" if len(missing) > _MOST_DAYS_SHOWN else ""
+            )
+            message = f"there is no index of {shown}: no mail was indexed of such a day, or it was deleted"
+            if message not in self.gaps:
+                self.gaps.append(message)
+
+    def _fault(self, message: str) -> None:
+        if message not in self.faults:
+            self.faults.append(message)
+
+
+def _days(selection: Selection) -> tuple[date | None, date | None, date | None]:
+    """Return the first day to look at, the first that was asked for, and the last; None: no limit."""
+    first = asked = None
+    if selection.updated_from_ms is not None:
+        asked = day_of_ms(selection.updated_from_ms)
+        first = asked - timedelta(days=QUEUE_DAYS) if asked > date.min + timedelta(days=QUEUE_DAYS) else date.min
+    if selection.date_from_ms is not None:
+        asked = day_of_ms(selection.date_from_ms)
+        first = asked if first is None else max(first, asked)
+    last = None if selection.date_until_ms is None else day_of_ms(selection.date_until_ms - 1)
+    return first, asked, last
+
+
+def _query(selection: Selection, *, paged: bool | None) -> dict[str, Any]:
+    """Return the query; `paged` True or False asks for pages of mails with several only, or for all others."""
+    groups = [*selection.all_of, *([(PAGED,)] if paged else [])]
+    excluded = [*selection.none_of, *([PAGED] if paged is False else [])]
+    filters: list[dict[str, Any]] = [_one_of(group) for group in groups]
+    for field, first, until, form in (
+        ("date", selection.date_from_ms, selection.date_until_ms, {"format": "epoch_millis"}),
+        (UPDATED, selection.updated_from_ms, selection.updated_until_ms, {}),
+    ):
+        limits = {name: value for name, value in (("gte", first), ("lt", until)) if value is not None}
+        if limits:
+            filters.append({"range": {field: {**limits, **form}}})
+    if selection.subject is not None:
+        filters.append({"wildcard": {SUBJECT: {"value": f"*{_escaped(selection.subject)}*"}}})
+    found: dict[str, Any] = {"filter": filters}
+    if excluded:
+        found["must_not"] = [_one_of(excluded)]
+    return {"bool": found}
+
+
+def _one_of(terms: Sequence[Term]) -> dict[str, Any]:
+    whole = [each.text for each in terms if not each.is_prefix]
+    queries: list[dict[str, Any]] = [{"terms": {TERMS: whole}}] if whole else []
+    queries += [{"prefix": {TERMS: {"value": each.text}}} for each in terms if each.is_prefix]
+    return queries[0] if len(queries) == 1 else {"bool": {"should": queries, "minimum_should_match": 1}}
+
+
+def _escaped(text: str) -> str:
+    for character in "\\*?":
+        text = text.replace(character, f"\\{character}")
+    return text
+
+
+def _in_order(document: Document) -> Document:
+    """Return a document with its fields in their order again: Elasticsearch mixes them as it leaves hidden ones out."""
+    found = _sorted(document, _DOCUMENT)
+    found["to"] = [_sorted(each, _DELIVERY) for each in document["to"]]
+    found["links"] = [_sorted(each, _LINK) for each in document["links"]]
+    for each in found["to"]:
+        if "delays" in each:
+            each["delays"] = _sorted(each["delays"], _DELAYS)
+    return found
+
+
+def _sorted(value: Mapping[str, Any], places: Mapping[str, int]) -> dict[str, Any]:
+    return {name: value[name] for name in sorted(value, key=lambda name: places.get(name, len(places)))}
+
+
+def _mail_of(document: Document) -> str:
+    identity, page = str(document["id"]), document.get("page", 0)
+    return identity.removesuffix(f"#{page}") if page else identity
+
+
+def _values_of(document: Document, field: str) -> list[str]:
+    if field in COLUMNS:
+        column, values_of = COLUMNS[field]
+        return values_of(getattr(facets_of(document, 0, 0, 0), column))
+    return [str(document.get(field) or "")]

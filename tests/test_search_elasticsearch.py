@@ -1,0 +1,203 @@
+"""Searching Elasticsearch gives what a plain filter gives, and so what SQLite gives; and says what is missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from mailspan.settings import Settings
+from sink.elasticsearch import Server
+from sink.elasticsearch_reader import QUEUE_DAYS, ElasticsearchReader
+from sink.elasticsearch_settings import connection_of
+from sink.indexed import HIDDEN, HIDDEN_MAPPING, indexed
+from sink.indices import index_of
+from sink.sqlite import open_for_writing
+from sink.store import Selection
+from tests.jars import free_port
+from tests.search_documents import all_documents, document, stamp
+from tests.test_search_oracle import compare, milliseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from tests.elasticsearch_server import Node
+
+pytestmark = pytest.mark.slow
+
+DAY = 86_400
+DOCUMENTS = [
+    each
+    for each in all_documents()
+    if milliseconds(each["updated"]) - milliseconds(each["date"]) <= QUEUE_DAYS * DAY * 1000
+]
+"""What rests longer than mail may be in a queue is found by its date only."""
+KEYWORD = {"type": "keyword"}
+MAPPING = {
+    "dynamic": False,
+    "_source": {"excludes": [HIDDEN]},
+    "properties": {
+        HIDDEN: HIDDEN_MAPPING,
+        "date": {"type": "date"},
+        "updated": {"type": "date"},
+        **dict.fromkeys(
+            (
+                "id",
+                "host",
+                "mta",
+                "kind",
+                "state",
+                "outcome",
+                "outcomes",
+                "stage",
+                "dsns",
+                "client",
+                "relays",
+                "recipients",
+            ),
+            KEYWORD,
+        ),
+    },
+}
+
+
+def put(node: Node, prefix: str, documents: Sequence[dict[str, Any]]) -> None:
+    lines = b"".join(
+        orjson.dumps({"index": {"_index": index_of(prefix, each["date"]), "_id": each["id"]}})
+        + b"\n"
+        + indexed(each, orjson.dumps(each))
+        + b"\n"
+        for each in documents
+    )
+    template = {
+        "index_patterns": [f"{prefix}-*"],
+        "priority": 300,
+        "template": {"mappings": MAPPING, "settings": {"number_of_replicas": 0}},
+    }
+    assert node.ask("PUT", f"/_index_template/{prefix}", template)[0] == 200
+    status, answer = node.ask("POST", "/_bulk?refresh=true", lines)
+    assert status == 200
+    assert isinstance(answer, dict)
+    assert not answer["errors"], answer
+
+
+@pytest.fixture(scope="module")
+def reader(node: Node) -> Iterator[ElasticsearchReader]:
+    put(node, "oracle", DOCUMENTS)
+    with Server(connection_of(Settings(elasticsearch_url=node.url))) as server:
+        yield ElasticsearchReader(server, "oracle")
+
+
+def test_it_answers_as_a_plain_filter_does(reader: ElasticsearchReader) -> None:
+    compare(reader, 0, DOCUMENTS)
+    assert reader.faults == []
+
+
+def test_documents_are_those_that_were_written(reader: ElasticsearchReader) -> None:
+    found = {orjson.loads(each)["id"]: each for each in reader.newest(Selection(()), 100_000)}
+    assert found == {each["id"]: orjson.dumps(each) for each in DOCUMENTS}
+
+
+def on(node: Node, prefix: str) -> ElasticsearchReader:
+    return ElasticsearchReader(Server(connection_of(Settings(elasticsearch_url=node.url))), prefix)
+
+
+def ids(found: list[bytes]) -> list[str]:
+    return [orjson.loads(each)["id"] for each in found]
+
+
+def days(node: Node, prefix: str) -> list[dict[str, Any]]:
+    """Put one mail a day into indices of ten days; return them, the oldest first."""
+    mails = [document(queue_id=f"4D{number}", date=stamp(1_795_420_800 + number * DAY)) for number in range(10)]
+    put(node, prefix, mails)
+    return mails
+
+
+def test_only_the_asked_days_are_asked_and_those_of_the_queue_before(node: Node) -> None:
+    mails = days(node, "asked")
+    # What lies in an index that is not asked is not found, even where its times would match.
+    stray = {**mails[0], "id": "stray/1", "updated": mails[9]["updated"]}
+    put(node, "asked", [stray])
+    since = 1_795_420_800_000 + 9 * DAY * 1000
+    reader = on(node, "asked")
+    assert ids(reader.newest(Selection((), updated_from_ms=since), 10)) == [mails[9]["id"]]
+    assert ids(reader.newest(Selection((), date_from_ms=0), 20))[-1] == "stray/1"
+
+
+def test_missing_and_closed_days_are_said(node: Node) -> None:
+    mails = days(node, "gaps")
+    names = [index_of("gaps", each["date"]) for each in mails]
+    assert node.ask("DELETE", f"/{names[3]}")[0] == 200
+    assert node.ask("POST", f"/{names[5]}/_close")[0] == 200
+    reader = on(node, "gaps")
+    selection = Selection(
+        (), date_from_ms=1_795_420_800_000 + 2 * DAY * 1000, date_until_ms=1_795_420_800_000 + 7 * DAY * 1000
+    )
+    assert ids(reader.newest(selection, 10)) == [mails[number]["id"] for number in (6, 4, 2)]
+    assert reader.count(selection) == 3
+    assert reader.gaps == ["there is no index of 2026-11-26: no mail was indexed of such a day, or it was deleted"]
+    assert reader.faults == [f"{names[5]} is closed: its mail is missing here; open it"]
+
+
+def test_look_alikes_are_not_read(node: Node) -> None:
+    mails = days(node, "alike")
+    for name in ("alike-2026.11.23-old", "alike-2026.02.30", "alike-x-2026.11.23", "alike-2026.1.1"):
+        body = indexed(mails[0], orjson.dumps(mails[0]))
+        assert node.ask("PUT", f"/{name}/_doc/1?refresh=true", body)[0] == 201
+    assert on(node, "alike").count(Selection(())) == 10
+
+
+def test_no_index_at_all_finds_nothing(node: Node) -> None:
+    reader = on(node, "nothing-of-it")
+    selection = Selection(())
+    assert (reader.newest(selection, 5), reader.count(selection), reader.count_by(selection, "host")) == ([], 0, {})
+    assert reader.count_by_date(selection) == {}
+
+
+def search(*arguments: str, **settings: str) -> subprocess.CompletedProcess[bytes]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MAILSPAN_")}
+    environment = {**kept, "TZ": "UTC", **{f"MAILSPAN_{name}": value for name, value in settings.items()}}
+    command = [sys.executable, "-m", "mailspan", "search", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, check=False, timeout=60)
+
+
+def test_the_command_prints_the_same_from_both_stores(node: Node, reader: ElasticsearchReader, tmp_path: Path) -> None:
+    assert reader.faults == []  # its documents are there
+    with open_for_writing(tmp_path / "mail.db") as store:
+        store.write(DOCUMENTS)
+    stores = (f"sqlite:///{tmp_path}/mail.db", node.url)
+    for arguments in (
+        ("-f", "bob@example.com"),
+        ("-t", "alice@example.com", "-o", "bounced", "-v"),
+        ("-d", "2026-11-23", "-D", "2026-11-23", "-r", "5", "--json"),
+        ("--count", "--by", "relay"),
+        ("--count", "--by", "day"),
+        ("--subject", "köln", "--probes"),
+        ("-i", "none-has-this"),
+    ):
+        one, other = (search(*arguments, STORE=each, INDEX_PREFIX="oracle") for each in stores)
+        assert other.stdout == one.stdout
+        assert other.returncode == one.returncode
+    assert search("--follow", "--store", node.url).returncode == 2
+
+
+def test_what_is_missing_ends_the_command_with_3(node: Node) -> None:
+    mails = days(node, "closed")
+    name = index_of("closed", mails[4]["date"])
+    assert node.ask("POST", f"/{name}/_close")[0] == 200
+    done = search("--count", "--store", node.url, INDEX_PREFIX="closed")
+    assert (done.returncode, done.stdout) == (3, b"9\n")
+    assert done.stderr.decode() == f"mailspan: {name} is closed: its mail is missing here; open it\n"
+
+
+def test_no_server_is_one_line_and_3() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    done = search("bob@example.com", "--store", url)
+    assert done.returncode == 3
+    assert done.stderr.decode().startswith(f"mailspan: no Elasticsearch answers at {url} (")
+    assert len(done.stderr.splitlines()) == 1
