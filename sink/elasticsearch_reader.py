@@ -16,9 +16,10 @@ import orjson
 
 from mailspan.document import FIELDS
 from mailspan.errors import StoreError
+from sink.daily_indices import DailyIndices
 from sink.elasticsearch_settings import explain
 from sink.indexed import HIDDEN, SUBJECT, TERMS, UPDATED
-from sink.indices import day_of, day_of_ms
+from sink.indices import day_of_ms
 from sink.sqlite_facets import COLUMNS, facets_of
 from sink.store import BUCKET_MS
 from sink.terms import PAGED
@@ -64,7 +65,7 @@ class ElasticsearchReader:
     def __init__(self, server: Server, prefix: str) -> None:
         """Read the daily indices PREFIX-YYYY.MM.DD of a server; nothing is asked yet."""
         self._server = server
-        self._prefix = prefix
+        self._daily = DailyIndices(server, prefix)
         self.faults: list[str] = []
         """What could not be asked: the answers so far are incomplete for these reasons."""
         self.gaps: list[str] = []
@@ -177,25 +178,17 @@ class ElasticsearchReader:
 
     def _indices(self, selection: Selection) -> list[str]:
         """Return the indices to ask, by exact name. Raises StoreError."""
-        path = f"/_resolve/index/{self._prefix}-*"
-        answer = self._server.ask("GET", path, "to list indices", query={"expand_wildcards": "open,closed"})
-        days: dict[date, str] = {}
-        for each in answer["indices"]:
-            day = day_of(self._prefix, each["name"])
-            if day is None:
-                continue
-            days[day] = each["name"]
         first, asked, last = _days(selection)
-        closed = {each["name"] for each in answer["indices"] if "closed" in each["attributes"]}
-        names = [name for day, name in sorted(days.items()) if (first or day) <= day <= (last or day)]
-        for name in names:
-            if name in closed:
-                self._fault(f"{name} is closed: its mail is missing here; open it")
-        if asked is not None and days:
-            self._note_gaps(asked, last or max(days), days)
-        return [name for name in names if name not in closed]
+        every = self._daily.all()
+        wanted = [index for index in every if (first or index.day) <= index.day <= (last or index.day)]
+        for index in wanted:
+            if index.is_closed:
+                self._fault(f"{index.name} is closed: its mail is missing here; open it")
+        if asked is not None and every:
+            self._note_gaps(asked, last or every[-1].day, {index.day for index in every})
+        return [index.name for index in wanted if not index.is_closed]
 
-    def _note_gaps(self, first: date, last: date, days: Mapping[date, str]) -> None:
+    def _note_gaps(self, first: date, last: date, days: set[date]) -> None:
         asked = (first + timedelta(days=number) for number in range((last - first).days + 1))
         missing = [day.isoformat() for day in asked if day not in days]
         if missing:

@@ -11,10 +11,12 @@ import orjson
 import pytest
 
 from mailspan.settings import Settings
+from sink.daily_indices import DailyIndices
 from sink.elasticsearch import Server
 from sink.elasticsearch_reader import QUEUE_DAYS, ElasticsearchReader
 from sink.elasticsearch_settings import connection_of
-from sink.indexed import HIDDEN, HIDDEN_MAPPING, indexed
+from sink.index_template import Wanted
+from sink.indexed import indexed
 from sink.indices import index_of
 from sink.sqlite import open_for_writing
 from sink.store import Selection
@@ -37,33 +39,6 @@ DOCUMENTS = [
     if milliseconds(each["updated"]) - milliseconds(each["date"]) <= QUEUE_DAYS * DAY * 1000
 ]
 """What rests longer than mail may be in a queue is found by its date only."""
-KEYWORD = {"type": "keyword"}
-MAPPING = {
-    "dynamic": False,
-    "_source": {"excludes": [HIDDEN]},
-    "properties": {
-        HIDDEN: HIDDEN_MAPPING,
-        "date": {"type": "date"},
-        "updated": {"type": "date"},
-        **dict.fromkeys(
-            (
-                "id",
-                "host",
-                "mta",
-                "kind",
-                "state",
-                "outcome",
-                "outcomes",
-                "stage",
-                "dsns",
-                "client",
-                "relays",
-                "recipients",
-            ),
-            KEYWORD,
-        ),
-    },
-}
 
 
 def put(node: Node, prefix: str, documents: Sequence[dict[str, Any]]) -> None:
@@ -74,12 +49,8 @@ def put(node: Node, prefix: str, documents: Sequence[dict[str, Any]]) -> None:
         + b"\n"
         for each in documents
     )
-    template = {
-        "index_patterns": [f"{prefix}-*"],
-        "priority": 300,
-        "template": {"mappings": MAPPING, "settings": {"number_of_replicas": 0}},
-    }
-    assert node.ask("PUT", f"/_index_template/{prefix}", template)[0] == 200
+    with Server(connection_of(Settings(elasticsearch_url=node.url))) as server:
+        assert list(DailyIndices(server, prefix).set_up(Wanted(replicas=0), is_dry_run=False))
     status, answer = node.ask("POST", "/_bulk?refresh=true", lines)
     assert status == 200
     assert isinstance(answer, dict)

@@ -11,7 +11,9 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from mailspan.commands.setup_elasticsearch import delete_before as delete_before_on_server
 from mailspan.errors import UsageError
+from sink.elasticsearch_settings import is_elasticsearch
 from sink.sqlite_retention import days_before, delete_before, first_kept_day
 from sink.sqlite_schema import path_of_store
 
@@ -34,12 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--days", metavar="N", help="how many days are kept (default: MAILSPAN_RETENTION_DAYS, else 90)")
     add("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
-    add("--store", metavar="URL", help="sqlite:///PATH (default: MAILSPAN_STORE, else a file in your data folder)")
+    add("--store", metavar="URL", help="sqlite:///PATH, https://HOST:9200 (default: MAILSPAN_STORE, else a file)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Delete and say what; return 0. Raises UsageError and StoreError."""
     days = args.settings.retention_days if args.days is None else _days(args.days)
+    if is_elasticsearch(args.store or ""):
+        first_kept = first_day(datetime.now(UTC).date(), days)
+        return delete_before_on_server(args.settings, args.store, first_kept, days, is_dry_run=args.dry_run)
     return delete_old(
         path_of_store(args.store, os.environ), days, today=datetime.now(UTC).date(), is_dry_run=args.dry_run
     )
@@ -50,10 +55,7 @@ def delete_old(path: Path, days: int, *, today: date, is_dry_run: bool) -> int:
 
     Raises UsageError and StoreError.
     """
-    try:
-        first_kept = first_kept_day(today, days)
-    except OverflowError:
-        raise UsageError(f"--days {days}: there are not so many days before {today}") from None
+    first_kept = first_day(today, days)
     found = days_before(path, first_kept)
     documents = sum(each.documents for each in found)
     if is_dry_run:
@@ -64,6 +66,14 @@ def delete_old(path: Path, days: int, *, today: date, is_dry_run: bool) -> int:
     deleted = delete_before(path, first_kept, _progress if sys.stderr.isatty() else None)
     print(f"deleted {deleted} documents of {len(found)} days before {first_kept}; {days} days are kept in {path}")
     return _DONE
+
+
+def first_day(today: date, days: int) -> date:
+    """Return the oldest of the days that are kept. Raises UsageError where there are not so many."""
+    try:
+        return first_kept_day(today, days)
+    except OverflowError:
+        raise UsageError(f"--days {days}: there are not so many days before {today}") from None
 
 
 def _progress(deleted: int) -> None:

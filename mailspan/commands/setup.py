@@ -1,4 +1,6 @@
-"""`mailspan setup`: create Kafka's topics, or bring their settings up to date; safe to repeat.
+"""`mailspan setup`: Kafka's topics, and Elasticsearch's template and lifecycle; safe to repeat.
+
+Each is set up where its address is known: MAILSPAN_KAFKA_BOOTSTRAP_SERVERS, MAILSPAN_ELASTICSEARCH_URL.
 
 It says what it did and what differs. A number of partitions is never changed: a host's lines would part from what is
 kept of them. Everything is looked at before anything is altered.
@@ -9,6 +11,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from mailspan.commands.setup_elasticsearch import set_up
 from mailspan.errors import MailspanError, UsageError
 from mailspan.topics import TOPICS, differences, settings_of, topic_name
 from producers.kafka import Admin, TopicState
@@ -19,7 +22,10 @@ if TYPE_CHECKING:
     from mailspan.settings import Settings
     from mailspan.topics import Topic
 
-DESCRIPTION = "Create Kafka's topics, or bring their settings up to date; safe to repeat."
+DESCRIPTION = (
+    "Create Kafka's topics and Elasticsearch's index template and lifecycle, or bring them up to date; safe to repeat."
+    " Each is left alone where MAILSPAN_KAFKA_BOOTSTRAP_SERVERS or MAILSPAN_ELASTICSEARCH_URL is not set."
+)
 
 _ABORT_CHECK = "transaction.abort.timed.out.transaction.cleanup.interval.ms"
 _SLOW_ABORT_CHECK_MS = 2000
@@ -35,9 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Set up the topics; return 0. Raises UsageError, KafkaUseError, and MailspanError for another partition count."""
+    """Set up what has an address; return 0. Raises UsageError and MailspanError: what fails, or would do harm."""
     wanted = _replication(args.replication_factor)
     settings: Settings = args.settings
+    if not settings.kafka_bootstrap_servers and not settings.elasticsearch_url:
+        raise UsageError("MAILSPAN_KAFKA_BOOTSTRAP_SERVERS is not set, nor is MAILSPAN_ELASTICSEARCH_URL")
+    if settings.kafka_bootstrap_servers:
+        _set_up_topics(args, settings, wanted)
+    if settings.elasticsearch_url:
+        set_up(settings, is_dry_run=args.dry_run)
+    return 0
+
+
+def _set_up_topics(args: argparse.Namespace, settings: Settings, wanted: int | None) -> None:
     admin = Admin(settings)
     partitions, brokers = admin.connect()
     names = {topic.name: topic_name(settings.topic_prefix, topic.name) for topic in TOPICS}
@@ -58,7 +74,6 @@ def run(args: argparse.Namespace) -> int:
     if lowest < _SAFE_REPLICATION:
         _warn(f"replication {lowest}: lines can be lost with a broker; 3 or more is safe")
     _warn_of_slow_aborts(admin, brokers)
-    return 0
 
 
 def _replication(text: str | None) -> int | None:

@@ -1,0 +1,43 @@
+"""The part of `mailspan setup` and `mailspan retention` that works on Elasticsearch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sink.daily_indices import DailyIndices
+from sink.elasticsearch import Server
+from sink.elasticsearch_settings import connection_of
+from sink.index_template import Wanted
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from mailspan.settings import Settings
+
+
+def set_up(settings: Settings, *, is_dry_run: bool) -> None:
+    """Install or update template, lifecycle and mappings, and say so. Raises UsageError and StoreError."""
+    with Server(connection_of(settings)) as server:
+        server.version()
+        wanted = Wanted(settings.index_shards, settings.index_replicas, settings.retention_days)
+        for line in DailyIndices(server, settings.index_prefix).set_up(wanted, is_dry_run=is_dry_run):
+            print(line)
+
+
+def delete_before(settings: Settings, store: str, first_kept: date, days: int, *, is_dry_run: bool) -> int:
+    """Delete the daily indices before `first_kept`, or say which would be; return 0. Raises UsageError, StoreError."""
+    with Server(connection_of(settings, store)) as server:
+        server.version()
+        indices = DailyIndices(server, settings.index_prefix)
+        old = [index for index in indices.all() if index.day < first_kept]
+        documents = 0
+        for index in old:
+            count = indices.count(index)
+            documents += count or 0
+            if not is_dry_run:
+                indices.delete(index)
+            print(f"{index.name}  {'closed' if count is None else f'{count:>9} documents'}")
+        done = "would delete" if is_dry_run else "deleted"
+        kept = f"and keep {days} days" if is_dry_run else f"{days} days are kept"
+        print(f"{done} {len(old)} indices of {documents} documents of days before {first_kept}; {kept}")
+    return 0

@@ -1,0 +1,145 @@
+"""The daily indices of a server: their template and lifecycle, which there are, and the deletion of those too old.
+
+Indices are found by a pattern and then taken by their exact names: what merely looks alike, and an alias of such a
+name, is never touched.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mailspan.errors import StoreError
+from sink.elasticsearch_settings import explain
+from sink.index_template import Wanted, is_made_of, lifecycle, mapping, template
+from sink.indices import day_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import date
+
+    from sink.elasticsearch import Server
+
+_NO_TYPE = "No handler for type [wildcard]"
+
+
+class Index(NamedTuple):
+    """One daily index."""
+
+    name: str
+    day: date
+    is_closed: bool
+
+
+class DailyIndices:
+    """The indices PREFIX-YYYY.MM.DD of a server."""
+
+    def __init__(self, server: Server, prefix: str) -> None:
+        """Nothing is asked yet."""
+        self._server = server
+        self._prefix = prefix
+
+    def all(self) -> list[Index]:
+        """Return the indices, oldest first. Raises StoreError."""
+        path = f"/_resolve/index/{self._prefix}-*"
+        answer = self._server.ask("GET", path, "to list indices", query={"expand_wildcards": "open,closed,hidden"})
+        found = []
+        for each in answer["indices"]:
+            day = day_of(self._prefix, each["name"])
+            if day is not None:
+                found.append(Index(each["name"], day, "closed" in each["attributes"]))
+        return sorted(found, key=lambda index: index.day)
+
+    def count(self, index: Index) -> int | None:
+        """Return the number of documents of an index; None where it is closed. Raises StoreError."""
+        if index.is_closed:
+            return None
+        return int(self._server.ask("GET", f"/{index.name}/_count", "to count documents")["count"])
+
+    def delete(self, index: Index) -> None:
+        """Delete one index, by its name. Raises StoreError."""
+        query = {"expand_wildcards": "none", "ignore_unavailable": "true"}
+        self._server.ask("DELETE", f"/{index.name}", f"to delete {index.name}", query=query)
+
+    def set_up(self, wanted: Wanted, *, is_dry_run: bool) -> Iterator[str]:
+        """Install or update lifecycle, template and the mapping of existing indices; yields a line on each.
+
+        `has_lifecycle` and `has_wildcard` of `wanted` are found out here. Raises StoreError.
+        """
+        has_lifecycle, line = self._lifecycle(wanted.retention_days, is_dry_run=is_dry_run)
+        yield line
+        wanted = wanted._replace(has_lifecycle=has_lifecycle, has_wildcard=self._has_wildcard())
+        if not wanted.has_wildcard:
+            yield "wildcard fields: this server has none; long texts are keywords"
+        yield self._template(wanted, is_dry_run=is_dry_run)
+        mapped = mapping(has_wildcard=wanted.has_wildcard)
+        for index in self.all():
+            if index.is_closed:
+                yield f"index {index.name}: closed: left as it is"
+            elif not is_made_of(self._mapping_of(index), mapped):
+                if not is_dry_run:
+                    self._server.ask(
+                        "PUT",
+                        f"/{index.name}/_mapping",
+                        f"to update the mapping of {index.name}",
+                        body={"properties": mapped["properties"], "_meta": mapped["_meta"]},
+                    )
+                yield f"index {index.name}: mapping {'would be updated' if is_dry_run else 'updated'}"
+
+    def _lifecycle(self, days: int, *, is_dry_run: bool) -> tuple[bool, str]:
+        """Install the policy where the server knows of such; return whether it does, and what was done."""
+        path, wanted = f"/_ilm/policy/{self._prefix}", lifecycle(days)
+        answer = self._server.request("GET", path)
+        if not answer.is_good and answer.kind != "resource_not_found_exception":
+            if answer.status in {401, 403} or answer.status >= 500:  # noqa: PLR2004 - HTTP's 5xx
+                raise StoreError(explain(answer.status, answer.reason, self._server.shown, "to see lifecycle policies"))
+            return False, (
+                "lifecycle: this server has none; run `mailspan retention` every day, so that old days are deleted"
+            )
+        found = answer.body.get(self._prefix, {}).get("policy", {}) if answer.is_good else {}
+        phase = found.get("phases", {}).get("delete", {})
+        name = f"lifecycle {self._prefix}"
+        if phase.get("min_age") == f"{days}d" and set(found.get("phases", {})) == {"delete"}:
+            return True, f"{name}: as it should be: delete after {days} days"
+        if not is_dry_run:
+            self._server.ask("PUT", path, "to install the lifecycle policy", body=wanted)
+        done = "updated" if found else "created"
+        return True, f"{name}: {f'would be {done}' if is_dry_run else done}: delete after {days} days"
+
+    def _has_wildcard(self) -> bool:
+        """Whether the server has fields of type wildcard: a template is only simulated."""
+        body = {
+            "index_patterns": [f"{self._prefix}-simulated"],
+            "priority": 501,
+            "template": {"mappings": {"properties": {"a": {"type": "wildcard"}}}},
+        }
+        answer = self._server.request("POST", "/_index_template/_simulate", body=body)
+        if answer.is_good:
+            return True
+        if _NO_TYPE in str(answer.body):
+            return False
+        raise StoreError(explain(answer.status, answer.reason, self._server.shown, "to try an index template"))
+
+    def _template(self, wanted: Wanted, *, is_dry_run: bool) -> str:
+        path, body = f"/_index_template/{self._prefix}", template(self._prefix, wanted)
+        found = self.stored_template()
+        if found is not None and is_made_of(found, body):
+            return f"template {self._prefix}: as it should be"
+        if not is_dry_run:
+            self._server.ask("PUT", path, "to install the index template", body=body)
+        done = "created" if found is None else "updated"
+        return f"template {self._prefix}: {f'would be {done}' if is_dry_run else done}"
+
+    def stored_template(self) -> dict[str, Any] | None:
+        """Return the template of the server; None where there is none. Raises StoreError."""
+        answer = self._server.request("GET", f"/_index_template/{self._prefix}")
+        if answer.status == 404:  # noqa: PLR2004 - HTTP's own
+            return None
+        if not answer.is_good:
+            raise StoreError(explain(answer.status, answer.reason, self._server.shown, "to see the index template"))
+        found: dict[str, Any] = answer.body["index_templates"][0]["index_template"]
+        return found
+
+    def _mapping_of(self, index: Index) -> dict[str, Any]:
+        answer = self._server.ask("GET", f"/{index.name}/_mapping", f"to see the mapping of {index.name}")
+        found: dict[str, Any] = answer.get(index.name, {}).get("mappings", {})
+        return found

@@ -1,0 +1,171 @@
+"""The index template and the lifecycle of the daily indices, made from the table of document fields. Pure.
+
+A field of the document gets its mapping from its type in words, or from EXCEPTIONS; so a new row of FIELDS needs
+nothing here. Documents are not looked into: what has no mapping is kept in `_source` and not indexed.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from mailspan.document import FIELDS
+from sink.indexed import HIDDEN, HIDDEN_MAPPING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VERSION = 1
+"""Raise it whenever the mapping changes so that what is written needs the new one."""
+
+Mapped = dict[str, Any]
+
+_LOWER = "lower"
+_LONGEST = 8191  # characters: Lucene takes 32766 bytes
+_KEYWORD: Mapped = {"type": "keyword", "ignore_above": _LONGEST}
+_FOLDED: Mapped = {**_KEYWORD, "normalizer": _LOWER}
+_IP: Mapped = {"type": "ip", "ignore_malformed": True}
+_TEXT: Mapped = {"type": "wildcard"}
+"""Long text in the server's or a sender's words; a keyword where the server has no such type."""
+
+_BY_TYPE: dict[str, Mapped] = {
+    "string": _KEYWORD,
+    "array of strings": _KEYWORD,
+    "integer": {"type": "long"},
+    "boolean": {"type": "boolean"},
+    "time": {"type": "date"},
+    "array of {kind, queue_id, host}": {"properties": dict.fromkeys(("kind", "queue_id", "host"), _KEYWORD)},
+}
+_DELIVERY: dict[str, Mapped] = {
+    "recipient": _FOLDED,
+    "original_recipient": _FOLDED,
+    "relay": _FOLDED,
+    "relay_ip": _IP,
+    "relay_port": {"type": "integer"},
+    "status": _TEXT,
+    "outcome": _KEYWORD,
+    "dsn": _KEYWORD,
+    "code": {"type": "integer", "ignore_malformed": True},
+    "date": {"type": "date"},
+    "delay_seconds": {"type": "float"},
+    "delays": {
+        "properties": {name: {"type": "float"} for name in ("before_queue", "in_queue", "connection", "transmission")}
+    },
+    "mailer": _KEYWORD,
+    "mailbox": _FOLDED,
+    "next_queue_id": _KEYWORD,
+    "tls": _KEYWORD,
+}
+_EXCEPTIONS: dict[str, Mapped] = {
+    "from": _FOLDED,
+    "host": {**_FOLDED, "fields": {"name": _FOLDED}},  # host.name is what ECS calls it
+    "to": {"type": "nested", "dynamic": False, "properties": _DELIVERY},
+    "msgid": _TEXT,
+    "subject": _TEXT,
+    "client_name": _FOLDED,
+    "client_ip": _IP,
+    "orig_client_ip": _IP,
+    "helo": _FOLDED,
+    "sasl_username": _FOLDED,
+    "controlling_user": _FOLDED,
+}
+_ALIASES = {
+    "@timestamp": "date",
+    "email.message_id": "msgid",
+    "email.local_id": "queue_id",
+    "email.from.address": "from",
+    "email.to.address": "recipients",
+    "source.ip": "client_ip",
+    "source.domain": "client_name",
+}
+"""Names of the Elastic Common Schema where they are true; the addresses are those of the envelope."""
+
+
+class Wanted(NamedTuple):
+    """What a server has, and how its indices are to be."""
+
+    shards: int = 1
+    replicas: int = 1
+    retention_days: int = 90
+    has_lifecycle: bool = True
+    has_wildcard: bool = True
+
+
+def mapping(*, has_wildcard: bool) -> Mapped:
+    """Return the mapping of a daily index."""
+    properties: dict[str, Any] = {field.name: _mapped(field.name, field.type) for field in FIELDS}
+    for name, path in _ALIASES.items():
+        _put(properties, name.split("."), {"type": "alias", "path": path})
+    properties[HIDDEN] = {"dynamic": False, **HIDDEN_MAPPING}
+    found: Mapped = {"dynamic": False, "_source": {"excludes": [HIDDEN]}, "properties": properties}
+    if not has_wildcard:
+        found = _without_wildcard(found)
+    return {**found, "_meta": {"mailspan": {"version": VERSION, "digest": _digest(found)}}}
+
+
+def template(prefix: str, wanted: Wanted) -> Mapped:
+    """Return the index template: mapping, settings, and the names it is for."""
+    index: dict[str, Any] = {
+        "number_of_shards": wanted.shards,
+        "number_of_replicas": wanted.replicas,
+        "codec": "best_compression",
+        "refresh_interval": "1s",
+        "mapping.nested_objects.limit": 10_000,
+        "analysis": {"normalizer": {_LOWER: {"type": "custom", "filter": ["lowercase"]}}},
+    }
+    if wanted.has_lifecycle:
+        index["lifecycle"] = {"name": prefix, "parse_origination_date": True}
+    body = {
+        "index_patterns": [f"{prefix}-*.*.*"],
+        "priority": 500,  # above what comes with the server
+        "template": {"settings": {"index": index}, "mappings": mapping(has_wildcard=wanted.has_wildcard)},
+    }
+    return {**body, "_meta": {"mailspan": {"version": VERSION, "digest": _digest(body)}}}
+
+
+def lifecycle(retention_days: int) -> Mapped:
+    """Return the policy: an index is deleted so many days after the day in its name."""
+    phases = {"delete": {"min_age": f"{retention_days}d", "actions": {"delete": {}}}}
+    return {"policy": {"phases": phases, "_meta": {"mailspan": {"version": VERSION}}}}
+
+
+def is_made_of(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a template or mapping on a server is what is wanted, by the digest in its `_meta`."""
+    return bool(_mark(found).get("digest") == _mark(wanted)["digest"])
+
+
+def template_fault(found: Mapping[str, Any] | None) -> str | None:
+    """Return why nothing may be written with the template of a server; None where it is good."""
+    if found is None:
+        return "there is no index template; run `mailspan setup`"
+    version = _mark(found).get("version")
+    if not isinstance(version, int) or version < VERSION:
+        return f"the index template is of version {version}, and {VERSION} is needed; run `mailspan setup`"
+    return None
+
+
+def _mark(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    mark = (found.get("_meta") or {}).get("mailspan")
+    return mark if isinstance(mark, dict) else {}
+
+
+def _digest(value: object) -> str:
+    return blake2b(orjson.dumps(value, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
+
+
+def _mapped(name: str, type_: str) -> Mapped:
+    return _EXCEPTIONS[name] if name in _EXCEPTIONS else _BY_TYPE[type_.removesuffix(" or null")]
+
+
+def _put(properties: dict[str, Any], path: list[str], mapped: Mapped) -> None:
+    for name in path[:-1]:
+        properties = properties.setdefault(name, {"properties": {}})["properties"]
+    properties[path[-1]] = mapped
+
+
+def _without_wildcard(value: Any) -> Any:  # noqa: ANN401 - JSON
+    if value == _TEXT:
+        return _KEYWORD
+    return {name: _without_wildcard(each) for name, each in value.items()} if isinstance(value, dict) else value
