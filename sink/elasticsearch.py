@@ -86,9 +86,6 @@ class Server:
             options = _tls_options(connection)
         self._client = elasticsearch.Elasticsearch(
             [_with_path(url) for url in connection.urls],
-            max_retries=0,
-            retry_on_timeout=False,
-            retry_on_status=(),
             connections_per_node=_CONNECTIONS,
             dead_node_backoff_factor=0.1,
             max_dead_node_backoff=5.0,
@@ -124,7 +121,13 @@ class Server:
         target = f"{path}?{urlencode(query)}" if query else path
         try:
             meta, found = self._client.transport.perform_request(
-                method, target, body=payload, headers=self._headers, request_timeout=seconds
+                method,
+                target,
+                body=payload,
+                headers=self._headers,
+                request_timeout=seconds,
+                max_retries=0,  # said here: the client's own options would be passed over
+                retry_on_status=(),
             )
         except elasticsearch.SerializationError:
             raise NoAnswerError(

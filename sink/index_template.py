@@ -118,7 +118,8 @@ def template(prefix: str, wanted: Wanted) -> Mapped:
     if wanted.has_lifecycle:
         index["lifecycle"] = {"name": prefix, "parse_origination_date": True}
     body = {
-        "index_patterns": [f"{prefix}-*.*.*"],
+        # Those of another prefix that begins with this one are not meant: two templates must not match one name.
+        "index_patterns": [f"{prefix}-{digit}*.*.*" for digit in range(10)],
         "priority": 500,  # above what comes with the server
         "template": {"settings": {"index": index}, "mappings": mapping(has_wildcard=wanted.has_wildcard)},
     }

@@ -93,7 +93,6 @@ def test_the_stats_balance_and_nothing_with_an_id_is_unparsed() -> None:
         (("search", "-h"), 2, "--help"),
         (("search", "--store", "sqlite:////nonexistent/mail.db", "-i", "B6D781149FE"), 3, "mailspan index"),
         (("trace", "B6D781149FE"), 2, "no such command"),
-        (("index", "--store", "https://es.example.com", "x"), 2, "this command works on sqlite:///PATH only"),
     ],
 )
 def test_mistakes_get_one_clear_line(arguments: tuple[str, ...], status: int, said: str) -> None:

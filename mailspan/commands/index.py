@@ -33,6 +33,7 @@ from mailspan.inputs.files import STDIN
 from mailspan.terminal import sanitise
 from reducer.assembler import Assembler
 from reducer.snapshot import SnapshotError
+from sink.elasticsearch_settings import is_elasticsearch
 from sink.sqlite import SqliteStore, open_for_writing
 from sink.sqlite_schema import path_of_store
 
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `index`."""
     add_log_arguments(parser)
     parser.add_argument(
-        "--store", metavar="URL", help="sqlite:///PATH (default: mailspan.db in the user's data folder)"
+        "--store", metavar="URL", help="sqlite:///PATH, https://HOST:9200 (default: mailspan.db in your data folder)"
     )
     parser.add_argument("--follow", action="store_true", help="go on as the files grow, until SIGTERM or Ctrl-C")
     parser.add_argument("--stats", action="store_true", help="count the lines on stderr: applied, ignored, unparsed")
@@ -64,6 +65,10 @@ def run(args: argparse.Namespace) -> int:
 
     Blocks while another process writes to the store. Raises UsageError and StoreError.
     """
+    if is_elasticsearch(args.store or ""):
+        from mailspan.commands import index_elasticsearch  # noqa: PLC0415 - its client is slow to import
+
+        return index_elasticsearch.run(args)
     gc.set_threshold(_GARBAGE_THRESHOLD)
     path = path_of_store(args.store, os.environ)
     if args.follow and STDIN in args.files:

@@ -73,7 +73,8 @@ def first_day(today: date, days: int) -> date:
     try:
         return first_kept_day(today, days)
     except OverflowError:
-        raise UsageError(f"--days {days}: there are not so many days before {today}") from None
+        message = f"--days, MAILSPAN_RETENTION_DAYS: there are not so many days before {today}: {days}"
+        raise UsageError(message) from None
 
 
 def _progress(deleted: int) -> None:

@@ -1,0 +1,381 @@
+"""Writing into Elasticsearch: what each answer means, on a server that answers by a script, and on a real node."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from datetime import date
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread, Timer
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from mailspan.errors import StoreError
+from mailspan.settings import Settings
+from sink.bulk import Item, Verdict, batches, body_of, newest_of_each, outcomes_of, pause_seconds, verdict_of
+from sink.daily_indices import DailyIndices
+from sink.elasticsearch import Server
+from sink.elasticsearch_reader import ElasticsearchReader
+from sink.elasticsearch_settings import connection_of
+from sink.elasticsearch_writer import ElasticsearchWriter
+from sink.index_template import Wanted, template
+from sink.store import Selection
+from tests.search_documents import document
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.elasticsearch_server import Node
+
+ROOT = Path(__file__).parent.parent
+LOGS = [str(ROOT / "tests" / "corpus" / name) for name in ("edge1.mail.log", "osm.mail.log", "store.exim-mainlog")]
+EVER = date(1990, 1, 1)
+ITEMS = [Item("mail-2026.11.23", f"mx1/{number}", 65536, b'{"a":1}') for number in range(3)]
+
+Step = tuple[int, object] | None
+"""An answer: its status and JSON; None: the connection is closed without one."""
+
+
+def answer(*statuses: int | dict[str, Any], ids: tuple[str, ...] = (), errors: bool = True) -> dict[str, Any]:
+    items = []
+    for number, status in enumerate(statuses):
+        details = status if isinstance(status, dict) else {"status": status}
+        items.append({"index": {"_id": ids[number] if ids else f"mx1/{number}", **details}})
+    return {"errors": errors, "items": items}
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "expected"),
+    [
+        (200, "", Verdict.INDEXED),
+        (201, "", Verdict.INDEXED),
+        (409, "version_conflict_engine_exception", Verdict.SUPERSEDED),
+        (429, "es_rejected_execution_exception", Verdict.RETRY),
+        (429, "cluster_block_exception", Verdict.RETRY),
+        (403, "cluster_block_exception", Verdict.RETRY),
+        (503, "unavailable_shards_exception", Verdict.RETRY),
+        (502, "", Verdict.RETRY),
+        (504, "", Verdict.RETRY),
+        (418, "", Verdict.RETRY),
+        (400, "mapper_parsing_exception", Verdict.REFUSED),
+        (400, "index_closed_exception", Verdict.HALT),
+        (401, "security_exception", Verdict.HALT),
+        (403, "security_exception", Verdict.HALT),
+        (404, "index_not_found_exception", Verdict.HALT),
+        (413, "", Verdict.TOO_LARGE),
+    ],
+)
+def test_what_an_answer_means(status: int, kind: str, expected: Verdict) -> None:
+    assert verdict_of(status, kind) is expected
+
+
+def test_each_item_is_read() -> None:
+    found = outcomes_of(
+        ITEMS, answer(201, {"status": 429, "error": {"type": "x", "reason": "busy"}}, 409, errors=False)
+    )
+    assert [each.verdict for each in found] == [Verdict.INDEXED, Verdict.RETRY, Verdict.SUPERSEDED]
+    assert found[1].reason == "busy"
+    stored = answer(201, {"status": 201, "failure_store": "used"}, {"status": 201, "failure_store": "not_enabled"})
+    assert [each.verdict for each in outcomes_of(ITEMS, stored)] == [Verdict.INDEXED, Verdict.REFUSED, Verdict.INDEXED]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        None, "text", [], {}, {"items": 5}, answer(201, 201), answer(201, 201, 201, 201),
+        {"items": [None, 5, {"create": {"_id": "mx1/2", "status": 201}}]},
+        answer(201, 201, 201, ids=("mx1/2", "mx1/0", "mx1/1")),
+        answer({"status": "201"}, {"status": None}, {}),
+    ],
+)  # fmt: skip
+def test_an_answer_about_something_else_settles_nothing(found: object) -> None:
+    assert {each.verdict for each in outcomes_of(ITEMS, found)} == {Verdict.RETRY}
+
+
+def test_the_newest_version_goes_once() -> None:
+    items = [Item("a", "x", version, b"%d" % version) for version in (2, 5, 3)]
+    assert newest_of_each([*items, ITEMS[0]]) == [items[1], ITEMS[0]]
+
+
+def test_hostile_ids_do_no_harm() -> None:
+    item = Item("mail-2026.11.23", 'x"\n{"delete":{"_id":"y"}}\r\n', 1, b"{}")
+    lines = body_of([item]).split(b"\n")
+    assert len(lines) == 3
+    assert orjson.loads(lines[0])["index"]["_id"] == item.id
+
+
+def test_batches_keep_their_bounds() -> None:
+    items = [Item("a", str(number), 1, b"x" * size) for number, size in enumerate((10, 10, 30, 5, 5, 5))]
+    assert [[each.id for each in batch] for batch in batches(items, 3, 20)] == [["0", "1"], ["2"], ["3", "4", "5"]]
+    assert list(batches([])) == []
+
+
+def test_pauses_grow_to_a_limit() -> None:
+    assert [pause_seconds(attempt, 1.0) for attempt in (0, 1, 2, 9, 10_000)] == [0.5, 1.0, 2.0, 30.0, 30.0]
+    assert pause_seconds(5, 0.0) == 0.0
+
+
+@contextmanager
+def scripted(*steps: Step) -> Iterator[tuple[Server, list[list[str]]]]:
+    """Run a server that has our template and answers to _bulk by the script; yields it and the ids it was sent."""
+    seen: list[list[str]] = []
+    left = list(steps)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(200, {"index_templates": [{"index_template": template("mail", Wanted())}]})
+
+        def do_POST(self) -> None:
+            payload = self.rfile.read(int(self.headers["Content-Length"]))
+            if not self.path.startswith("/_bulk"):
+                self._answer(200, {"hits": {"hits": []}})
+                return
+            ids = [orjson.loads(line)["index"]["_id"] for line in payload.split(b"\n")[:-1:2]]
+            seen.append(ids)
+            step = left.pop(0) if left else (200, answer(*[201] * len(ids), ids=tuple(ids)))
+            if step is None:
+                self.close_connection = True
+                return
+            status, body = step
+            self._answer(status, body)
+
+        def _answer(self, status: int, body: object) -> None:
+            payload = orjson.dumps(body)
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        with Server(connection_of(Settings(elasticsearch_url=f"http://127.0.0.1:{http.server_port}"))) as server:
+            yield server, seen
+    finally:
+        http.shutdown()
+        thread.join()
+        http.server_close()
+
+
+def writer_on(server: Server, *, patience: float = 60.0) -> ElasticsearchWriter:
+    return ElasticsearchWriter(server, "mail", EVER, patience_seconds=patience, wait=lambda _seconds: None)
+
+
+MAILS = [document(queue_id=f"4D{number}") for number in range(4)]
+IDS = tuple(each["id"] for each in MAILS)
+BUSY = {"status": 429, "error": {"type": "es_rejected_execution_exception", "reason": "busy"}}
+BAD = {"status": 400, "error": {"type": "mapper_parsing_exception", "reason": "failed to parse"}}
+
+
+def test_only_what_is_not_settled_is_sent_again() -> None:
+    with scripted((200, answer(201, BUSY, 409, BUSY, ids=IDS)), (200, answer(BUSY, 201, ids=(IDS[1], IDS[3])))) as (
+        server,
+        seen,
+    ):
+        found = writer_on(server).write(MAILS)
+        assert (found.indexed, found.superseded, found.expired) == (3, 1, 0)
+        assert seen == [list(IDS), [IDS[1], IDS[3]], [IDS[1]]]
+
+
+@pytest.mark.parametrize(
+    "step", [None, (503, "<html>"), (429, {}), (200, {"items": []}), (200, "no"), (502, {"error": "x"})]
+)
+def test_a_request_that_failed_is_sent_again(step: Step) -> None:
+    with scripted(step) as (server, seen):
+        found = writer_on(server).write(MAILS)
+        assert (found.indexed, found.superseded) == (4, 0)
+        assert seen == [list(IDS), list(IDS)]
+
+
+def test_one_that_is_too_large_is_halved_to_the_last_document() -> None:
+    with scripted((413, {}), (413, {}), (413, {})) as (server, seen):
+        writer = writer_on(server)
+        assert writer.write(MAILS).indexed == 3
+        assert seen == [list(IDS), list(IDS[:2]), [IDS[0]], [IDS[1]], list(IDS[2:])]
+        assert [id_ for id_, _ in writer.refused] == [IDS[0]]
+
+
+def test_a_refused_document_is_told_and_the_others_go_on() -> None:
+    with scripted((200, answer(201, BAD, 201, 201, ids=IDS, errors=False))) as (server, seen):
+        writer = writer_on(server)
+        assert writer.write(MAILS).indexed == 3
+        assert writer.refused == [(IDS[1], "failed to parse")]
+        assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ((401, {"error": {"type": "security_exception", "reason": "no"}}), "refuses the credentials"),
+        ((403, {"error": {"type": "security_exception", "reason": "no"}}), "gives no right to write"),
+        ((200, answer(201, {"status": 403, "error": {"type": "security_exception", "reason": "no"}}, 201, 201, ids=IDS)),
+         "takes no documents: no"),
+        ((200, answer(201, {"status": 404, "error": {"type": "index_not_found_exception", "reason": "gone"}}, 201, 201,
+                      ids=IDS)), "takes no documents: gone"),
+        ((400, {"error": {"type": "illegal_argument_exception", "reason": "what?"}}), "what?"),
+    ],
+)  # fmt: skip
+def test_what_somebody_must_mend_ends_the_writing(step: Step, said: str) -> None:
+    with scripted(step) as (server, seen):
+        with pytest.raises(StoreError) as caught:
+            writer_on(server).write(MAILS)
+        assert said in str(caught.value)
+        assert len(seen) == 1
+
+
+def test_a_refusal_of_all_is_the_mapping() -> None:
+    mails = [document(queue_id=f"5E{number}") for number in range(30)]
+    ids = tuple(each["id"] for each in mails)
+    with scripted((200, answer(*[BAD] * 30, ids=ids))) as (server, _), pytest.raises(StoreError, match="refuses all"):
+        writer_on(server).write(mails)
+
+
+def test_patience_ends_with_the_reason() -> None:
+    with scripted(*[(429, {"error": {"reason": "busy"}})] * 5) as (server, seen):
+        with pytest.raises(StoreError, match="busy"):
+            writer_on(server, patience=0.0).write(MAILS)
+        assert len(seen) == 1
+
+
+# From here on with a real node.
+
+
+@contextmanager
+def real(
+    node: Node, prefix: str, first_kept: date = EVER
+) -> Iterator[tuple[ElasticsearchWriter, Callable[[], list[Any]]]]:
+    """Yield a writer with its template, and what returns all documents."""
+    with Server(connection_of(Settings(elasticsearch_url=node.url))) as server:
+        list(DailyIndices(server, prefix).set_up(Wanted(replicas=0), is_dry_run=False))
+        writer = ElasticsearchWriter(server, prefix, first_kept, patience_seconds=30.0)
+
+        def stored() -> list[Any]:
+            assert node.ask("POST", f"/{prefix}-*/_refresh")[0] == 200
+            return [orjson.loads(each) for each in ElasticsearchReader(server, prefix).newest(Selection(()), 1000)]
+
+        yield writer, stored
+
+
+@pytest.mark.slow
+def test_without_a_template_nothing_is_written(node: Node) -> None:
+    with Server(connection_of(Settings(elasticsearch_url=node.url))) as server:
+        with pytest.raises(StoreError, match="there is no index template; run `mailspan setup`"):
+            ElasticsearchWriter(server, "untold", EVER, patience_seconds=1.0)
+        older = {
+            **template("untold", Wanted(has_lifecycle=False, has_wildcard=False)),
+            "_meta": {"mailspan": {"version": 0}},
+        }
+        assert node.ask("PUT", "/_index_template/untold", older)[0] == 200
+        with pytest.raises(StoreError, match="of version 0"):
+            ElasticsearchWriter(server, "untold", EVER, patience_seconds=1.0)
+
+
+@pytest.mark.slow
+def test_fewer_lines_never_replace_more_and_old_days_stay_away(node: Node) -> None:
+    with real(node, "versions", date(2026, 11, 20)) as (writer, stored):
+        full = document(queue_id="4D1", version=3 * 65536 + 1, outcome="bounced")
+        old = document(queue_id="4D2", date="2026-11-19T23:59:59.999Z")
+        found = writer.write([full, old])
+        assert (found.indexed, found.superseded, found.expired) == (1, 0, 1)
+        lesser = {**full, "version": 2 * 65536 + 1, "outcome": "queued"}
+        assert writer.write([lesser, full]).superseded == 2
+        assert stored() == [full]
+        newer = {**full, "version": 3 * 65536 + 2, "outcome": "relayed"}
+        assert writer.write([lesser, newer, full]).indexed == 1
+        assert stored() == [newer]
+    assert node.ask("GET", "/versions-2026.11.19")[0] == 404
+
+
+@pytest.mark.slow
+def test_a_fragment_is_not_kept_beside_what_says_it_all(node: Node) -> None:
+    whole = document(queue_id="4D1", id="mx1.example.com/4D1", version=5 * 65536, **{"from": "alice@example.com"})
+    fragment = {**whole, "id": "mx1.example.com/4D1~0123456789abcdef", "version": 65536, "fragment": True, "from": None}
+    other = {**fragment, "id": "mx1.example.com/4D1~00000000000000ff", "subject": "only here"}
+    with real(node, "fragments") as (writer, stored):
+        assert writer.write([fragment, whole]).indexed == 1  # in one batch
+        assert stored() == [whole]
+        assert writer.write([fragment]).superseded == 1  # after it
+        assert writer.write([other]).indexed == 1
+        assert {each["id"] for each in stored()} == {whole["id"], other["id"]}
+    with real(node, "fragments-first") as (writer, stored):
+        assert writer.write([fragment, other]).indexed == 2
+        assert len(stored()) == 2
+        assert writer.write([whole]).indexed == 1
+        assert {each["id"] for each in stored()} == {whole["id"], other["id"]}
+    # An index that is not ours may hold anything.
+    assert node.ask("PUT", "/alike-x-2026.11.23/_doc/1?refresh=true", fragment)[0] == 201
+    with real(node, "alike") as (writer, stored):
+        assert writer.write([whole]).indexed == 1
+        assert stored() == [whole]
+    assert node.ask("GET", "/alike-x-2026.11.23/_doc/1")[0] == 200
+
+
+@pytest.mark.slow
+def test_a_read_only_index_is_waited_for(node: Node) -> None:
+    with real(node, "blocked") as (writer, stored):
+        first, second = (document(queue_id=f"4D{number}") for number in (1, 2))
+        writer.write([first])
+        block = {"index.blocks.read_only_allow_delete": True}
+        assert node.ask("PUT", "/blocked-2026.11.23/_settings", block)[0] == 200
+        lift = {"index.blocks.read_only_allow_delete": None}
+        Timer(1.0, lambda: node.ask("PUT", "/blocked-2026.11.23/_settings", lift)).start()
+        begun = time.monotonic()
+        assert writer.write([second]).indexed == 1
+        assert time.monotonic() - begun > 0.5
+        assert len(stored()) == 2
+
+
+def mailspan(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MAILSPAN_")}
+    environment = {**kept, "TZ": "UTC", **{f"MAILSPAN_{name}": value for name, value in settings.items()}}
+    command = [sys.executable, "-m", "mailspan", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, check=False, timeout=120, text=True)
+
+
+def parsed(*arguments: str) -> dict[str, Any]:
+    found = [orjson.loads(line) for line in mailspan("parse", *arguments).stdout.splitlines()]
+    return {each["id"]: each for each in found}
+
+
+@pytest.mark.slow
+def test_logs_go_straight_in_and_are_what_parse_says(node: Node) -> None:
+    settings = {
+        "ELASTICSEARCH_URL": node.url,
+        "INDEX_PREFIX": "straight",
+        "INDEX_REPLICAS": "0",
+        "RETENTION_DAYS": "9999",
+    }
+    arguments = ("--log-host", "store", "--year", "2026", *LOGS)
+    missing = mailspan("index", "--store", node.url, *arguments, **settings)
+    assert (missing.returncode, missing.stdout) == (3, "")
+    assert missing.stderr.splitlines() == [
+        f"mailspan: Elasticsearch at {node.url}: there is no index template; run `mailspan setup`"
+    ]
+    assert mailspan("setup", **settings).returncode == 0
+    expected = parsed(*arguments)
+    done = mailspan("index", "--store", node.url, *arguments, **settings)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"indexed {len(expected)} documents from ")
+    assert node.ask("POST", "/straight-*/_refresh")[0] == 200
+    again = mailspan("index", "--store", node.url, *arguments, **settings)
+    assert again.stdout.startswith("indexed 0 documents from ")
+    half = mailspan("index", "--store", node.url, "--year", "2026", LOGS[0], **settings)  # fewer lines of some mails
+    assert half.returncode == 0
+    assert node.ask("POST", "/straight-*/_refresh")[0] == 200
+    found = mailspan("search", "--store", node.url, "--probes", "-r", "100000", "--json", **settings)
+    assert {each["id"]: each for each in map(orjson.loads, found.stdout.splitlines())} == expected
+    follow = mailspan("index", "--follow", "--store", node.url, *arguments, **settings)
+    assert (follow.returncode, "--follow" in follow.stderr) == (2, True)
+    kept = mailspan("index", "--store", node.url, *arguments, **{**settings, "RETENTION_DAYS": "1"})
+    assert "are of days older than MAILSPAN_RETENTION_DAYS: left out" in kept.stderr
