@@ -67,9 +67,7 @@ class ElasticsearchReader:
         self._server = server
         self._daily = DailyIndices(server, prefix)
         self.faults: list[str] = []
-        """What could not be asked: the answers so far are incomplete for these reasons."""
         self.gaps: list[str] = []
-        """Asked days of which there is no index."""
 
     def newest(self, selection: Selection, limit: int) -> list[bytes]:
         """Return the documents of at most `limit` mails by date, newest first, then by id; see DocumentReader."""

@@ -20,7 +20,7 @@ from sink.terms import term
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from sink.store import Selection
@@ -41,6 +41,9 @@ class _Range(NamedTuple):
 
 class SqliteReader:
     """The reading side of the SQLite store; use as a context manager, or close it."""
+
+    gaps: Sequence[str] = ()
+    faults: Sequence[str] = ()
 
     def __init__(self, path: Path) -> None:
         """Open the database at `path`; raises StoreError where it is missing or is none of ours."""

@@ -86,6 +86,14 @@ class DocumentReader(Protocol):
     matching pages are given one after another, in their order.
     """
 
+    @property
+    def gaps(self) -> Sequence[str]:
+        """What was asked for and is not there at all: days without an index."""
+
+    @property
+    def faults(self) -> Sequence[str]:
+        """What is there and could not be asked: the answers so far are incomplete for these reasons."""
+
     def newest(self, selection: Selection, limit: int) -> list[bytes]:
         """Return the documents of at most `limit` mails by date, newest first, then by id. Raises StoreError."""
 

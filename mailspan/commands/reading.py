@@ -7,7 +7,6 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sink.elasticsearch_reader import ElasticsearchReader
 from sink.elasticsearch_settings import connection_of, is_elasticsearch
 from sink.sqlite_reader import SqliteReader
 from sink.sqlite_schema import path_of_store
@@ -26,7 +25,9 @@ def open_reader(store: str | None, settings: Settings) -> Iterator[DocumentReade
         with SqliteReader(path_of_store(store, os.environ)) as sqlite:
             yield sqlite
         return
-    from sink.elasticsearch import Server  # noqa: PLC0415 - the client is slow to import, and SQLite needs it not
+    # Both are slow to import, and SQLite needs neither.
+    from sink.elasticsearch import Server  # noqa: PLC0415
+    from sink.elasticsearch_reader import ElasticsearchReader  # noqa: PLC0415
 
     with Server(connection_of(settings, store)) as server:
         server.version()
@@ -35,8 +36,6 @@ def open_reader(store: str | None, settings: Settings) -> Iterator[DocumentReade
 
 def say_what_is_missing(reader: DocumentReader) -> bool:
     """Say on stderr what the answers lacked; return whether something that is there could not be read."""
-    if not isinstance(reader, ElasticsearchReader):
-        return False
     for message in (*reader.gaps, *reader.faults):
         sys.stderr.write(f"mailspan: {message}\n")
     return bool(reader.faults)
