@@ -38,6 +38,7 @@ _SLICE_SECONDS = 1.0  # between two looks at whether to stop
 _LOOK_SECONDS = 3.0
 _SAY_SECONDS = 5.0  # so long a commit may take before it is said that it waits
 _OFFSETS_SECONDS = 2 * TRANSACTION_TIMEOUT_MS / 1000  # the broker has given the transaction up long before
+_END_SECONDS = 2 * TRANSACTION_TIMEOUT_MS / 1000  # so long a transaction may take to end before a new client is tried
 _LEAST_SECONDS = 0.05  # 0 would mean not to look at all
 
 _HARMLESS = frozenset({KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._MAX_POLL_EXCEEDED})  # noqa: SLF001 - its public names
@@ -281,10 +282,12 @@ class ReducerKafka:
             step("written")
             member = self._consumer.consumer_group_metadata()
             self._patiently(
-                lambda seconds: self._producer.send_offsets_to_transaction(places, member, seconds), _OFFSETS_SECONDS
+                lambda seconds: self._producer.send_offsets_to_transaction(places, member, seconds),
+                _OFFSETS_SECONDS,
+                keeps_to_time=False,
             )
             step("offsets sent")
-            self._patiently(self._producer.commit_transaction)
+            self._patiently(self._producer.commit_transaction, _END_SECONDS)
         except (KafkaException, BufferError) as error:
             self._abort(error)
 
@@ -345,10 +348,12 @@ class ReducerKafka:
             else:
                 return
 
-    def _patiently(self, call: Callable[[float], None], most_seconds: float | None = None) -> None:
+    def _patiently(
+        self, call: Callable[[float], None], most_seconds: float | None = None, *, keeps_to_time: bool = True
+    ) -> None:
         """Call until there is an answer: a broker may be away for long. Says so once; ends in time where it is to stop.
 
-        With `most_seconds` it is a call that keeps to no time: once it is to stop, no other one is begun.
+        Of a call that does not keep to the time it is given no other one is begun once it is to stop.
         Raises ReducerError then, KafkaException for other answers and where there is none for `most_seconds`.
         """
         began = time.monotonic()
@@ -360,7 +365,7 @@ class ReducerKafka:
                 now = time.monotonic()
                 if not error.args[0].retriable():
                     raise
-                if self._stop.is_set and (most_seconds is not None or not self._stop.seconds(_SLICE_SECONDS)):
+                if self._stop.is_set and not (keeps_to_time and self._stop.seconds(_SLICE_SECONDS)):
                     raise self._error(error, "to write") from error
                 if most_seconds is not None and now - began > most_seconds:
                     raise
@@ -379,16 +384,30 @@ class ReducerKafka:
             raise self._error(KafkaException(late), "to write") from error
         try:
             if isinstance(fault, KafkaError) and fault.retriable():
-                # No answer for long. The client may have kept a connection that it will never open again: a broker that
-                # comes back as another one, seen with librdkafka 2.16. A new client ends what the old one left open.
-                self._producer.purge()
-                self._producer = Producer(self._producer_config)
-                self._patiently(self._producer.init_transactions)
+                self._renew_producer()
             else:
-                self._patiently(self._producer.abort_transaction)
+                self._end_transaction()
         except KafkaException as again:
             raise self._error(again, "to write") from error
         raise RolledBackError(str(fault or error)) from error
+
+    def _end_transaction(self) -> None:
+        try:
+            self._patiently(self._producer.abort_transaction, _END_SECONDS)
+        except KafkaException as error:
+            if not error.args[0].retriable():
+                raise
+            self._renew_producer()
+
+    def _renew_producer(self) -> None:
+        """Take a new client, which ends what the old one left open.
+
+        No answer came for long. The old one may have kept a connection that it will never open again: a broker that
+        comes back as another one, seen with librdkafka 2.16.
+        """
+        self._producer.purge()
+        self._producer = Producer(self._producer_config)
+        self._patiently(self._producer.init_transactions)
 
     def _count_partitions(self, name: str) -> int:
         topic = topic_name(self._prefix, name)
