@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import date
 
-    from sink.elasticsearch import Server
+    from sink.elasticsearch import Answer, Server
 
+_NO_RIGHT = frozenset({401, 403})
+_REFUSED = 400  # HTTP's own
 _NO_TYPE = "No handler for type [wildcard]"
 
 
@@ -50,10 +52,18 @@ class DailyIndices:
         return sorted(found, key=lambda index: index.day)
 
     def count(self, index: Index) -> int | None:
-        """Return the number of documents of an index; None where it is closed. Raises StoreError."""
+        """Return the number of documents of an index; None where they cannot be counted now. Raises StoreError.
+
+        That is so of a closed index, of one with shards that are nowhere, and of one that was just deleted.
+        """
         if index.is_closed:
             return None
-        return int(self._server.ask("GET", f"/{index.name}/_count", "to count documents")["count"])
+        answer = self._server.request("GET", f"/{index.name}/_count")
+        if answer.status in _NO_RIGHT:
+            raise StoreError(explain(answer.status, answer.reason, self._server.shown, "to count documents"))
+        if not answer.is_good or answer.body["_shards"]["failed"]:
+            return None
+        return int(answer.body["count"])
 
     def delete(self, index: Index) -> None:
         """Delete one index, by its name. Raises StoreError."""
@@ -63,7 +73,8 @@ class DailyIndices:
     def set_up(self, wanted: Wanted, *, is_dry_run: bool) -> Iterator[str]:
         """Install or update lifecycle, template and the mapping of existing indices; yields a line on each.
 
-        `has_lifecycle` and `has_wildcard` of `wanted` are found out here. Raises StoreError.
+        `has_lifecycle` and `has_wildcard` of `wanted` are found out here. Raises StoreError; where mappings are
+        refused, only after all the other indices.
         """
         has_lifecycle, line = self._lifecycle(wanted.retention_days, is_dry_run=is_dry_run)
         yield line
@@ -72,28 +83,43 @@ class DailyIndices:
             yield "wildcard fields: this server has none; long texts are keywords"
         yield self._template(wanted, is_dry_run=is_dry_run)
         mapped = mapping(has_wildcard=wanted.has_wildcard)
+        refusals = []
         for index in self.all():
             if index.is_closed:
                 yield f"index {index.name}: closed: left as it is"
             elif not is_made_of(self._mapping_of(index), mapped):
-                if not is_dry_run:
-                    self._server.ask(
-                        "PUT",
-                        f"/{index.name}/_mapping",
-                        f"to update the mapping of {index.name}",
-                        body={"properties": mapped["properties"], "_meta": mapped["_meta"]},
-                    )
-                yield f"index {index.name}: mapping {'would be updated' if is_dry_run else 'updated'}"
+                refusal = None if is_dry_run else self._update(index, mapped)
+                if refusal is None:
+                    yield f"index {index.name}: mapping {'would be updated' if is_dry_run else 'updated'}"
+                else:
+                    yield f"index {index.name}: mapping refused ({refusal.reason})"
+                    refusals.append((index, refusal))
+        if refusals:
+            index, refusal = refusals[0]
+            doing = f"to update the mapping of {index.name}"
+            others = f"; {len(refusals)} indices keep theirs" if len(refusals) > 1 else ""
+            raise StoreError(explain(refusal.status, refusal.reason, self._server.shown, doing) + others)
+
+    def _update(self, index: Index, mapped: dict[str, Any]) -> Answer | None:
+        """Update the mapping of an index; return the answer that refuses it. Raises StoreError: all other failures."""
+        body = {"properties": mapped["properties"], "_meta": mapped["_meta"]}
+        answer = self._server.request("PUT", f"/{index.name}/_mapping", body=body)
+        if answer.is_good:
+            return None
+        if answer.status != _REFUSED:
+            doing = f"to update the mapping of {index.name}"
+            raise StoreError(explain(answer.status, answer.reason, self._server.shown, doing))
+        return answer
 
     def _lifecycle(self, days: int, *, is_dry_run: bool) -> tuple[bool, str]:
         """Install the policy where the server knows of such; return whether it does, and what was done."""
         path, wanted = f"/_ilm/policy/{self._prefix}", lifecycle(days)
         answer = self._server.request("GET", path)
         if not answer.is_good and answer.kind != "resource_not_found_exception":
-            if answer.status in {401, 403} or answer.status >= 500:  # noqa: PLR2004 - HTTP's 5xx
+            if answer.status in _NO_RIGHT or answer.status >= 500:  # noqa: PLR2004 - HTTP's 5xx
                 raise StoreError(explain(answer.status, answer.reason, self._server.shown, "to see lifecycle policies"))
             return False, (
-                "lifecycle: this server has none; run `mailspan retention` every day, so that old days are deleted"
+                "lifecycle: this server has none; run `mailspan retention --store URL` every day, to delete old days"
             )
         found = answer.body.get(self._prefix, {}).get("policy", {}) if answer.is_good else {}
         phase = found.get("phases", {}).get("delete", {})

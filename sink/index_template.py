@@ -118,12 +118,20 @@ def template(prefix: str, wanted: Wanted) -> Mapped:
     if wanted.has_lifecycle:
         index["lifecycle"] = {"name": prefix, "parse_origination_date": True}
     body = {
-        # Those of another prefix that begins with this one are not meant: two templates must not match one name.
-        "index_patterns": [f"{prefix}-{digit}*.*.*" for digit in range(10)],
+        "index_patterns": _patterns(prefix),
         "priority": 500,  # above what comes with the server
         "template": {"settings": {"index": index}, "mappings": mapping(has_wildcard=wanted.has_wildcard)},
     }
     return {**body, "_meta": {"mailspan": {"version": VERSION, "digest": _digest(body)}}}
+
+
+def _patterns(prefix: str) -> list[str]:
+    """Return what matches the days of 1000 to 2999, and hardly a name that merely looks like one.
+
+    It is not the template's to catch 2026.01.01-old: with parse_origination_date such an index could not be created,
+    and 2026.01.01-2 would be deleted (IndexLifecycleOriginationDateParser). Nor PREFIX-x-2026.01.01, of another prefix.
+    """
+    return [f"{prefix}-{millennium}*.*.{day:02}" for millennium in (1, 2) for day in range(1, 32)]
 
 
 def lifecycle(retention_days: int) -> Mapped:

@@ -24,6 +24,7 @@ from sink.elasticsearch_settings import connection_of
 from sink.index_template import VERSION, Wanted, is_made_of, lifecycle, mapping, template, template_fault
 from sink.indexed import HIDDEN, indexed
 from sink.indices import day_of, index_of, index_of_day
+from tests import golden
 from tests.search_documents import all_documents
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def test_all_documents_are_taken_and_found_in_nested_and_flat_fields(node: Node)
     with Server(connection_of(Settings(elasticsearch_url=node.url))) as server:
         said = list(DailyIndices(server, "taken").set_up(Wanted(replicas=0), is_dry_run=False))
         assert said == [
-            "lifecycle: this server has none; run `mailspan retention` every day, so that old days are deleted",
+            "lifecycle: this server has none; run `mailspan retention --store URL` every day, to delete old days",
             "wildcard fields: this server has none; long texts are keywords",
             "template taken: created",
         ]
@@ -152,6 +153,68 @@ def test_all_documents_are_taken_and_found_in_nested_and_flat_fields(node: Node)
         for each in all_documents()
     )
     assert answer["count"] > 0
+
+
+@pytest.mark.slow
+def test_every_golden_document_is_accepted(node: Node) -> None:
+    with Server(connection_of(Settings(elasticsearch_url=node.url))) as server:
+        list(DailyIndices(server, "golden").set_up(Wanted(replicas=0), is_dry_run=False))
+    # All into one index: what is asked is whether the mapping takes them, and cases have days of their own.
+    found = [(name, at, each) for name in golden.names() for at, each in enumerate(golden.load(name).expected)]
+    assert len(found) > 100
+    lines = b"".join(
+        orjson.dumps({"index": {"_index": "golden-2026.11.23", "_id": f"{name}/{at}"}})
+        + b"\n" + indexed(each, orjson.dumps(each)) + b"\n"
+        for name, at, each in found
+    )  # fmt: skip
+    status, answer = node.ask("POST", "/_bulk", lines)
+    assert status == 200
+    assert isinstance(answer, dict)
+    assert not answer["errors"], [each for each in answer["items"] if each["index"]["status"] > 201][:3]
+
+
+@pytest.mark.slow
+def test_the_template_is_for_days_and_for_no_look_alike(node: Node) -> None:
+    with Server(connection_of(Settings(elasticsearch_url=node.url))) as server:
+        list(DailyIndices(server, "matched").set_up(Wanted(replicas=0), is_dry_run=False))
+
+    def is_matched(name: str) -> bool:
+        status, answer = node.ask("POST", f"/_index_template/_simulate_index/{name}")
+        assert status == 200, answer
+        assert isinstance(answer, dict)
+        return HIDDEN in answer.get("template", {}).get("mappings", {}).get("properties", {})
+
+    for day in (date(1980, 1, 1), date(2026, 2, 9), date(2026, 10, 31), date(2028, 2, 29), date(2105, 12, 30)):
+        assert is_matched(index_of_day("matched", day)), day
+    for rest in (
+        "2026.1.1",
+        "2026.01.01-old",
+        "2026.01.01-000002",
+        "x-2026.01.01",
+        "2026.01.32",
+        "2026.01.01.7",
+        "old",
+    ):
+        assert not is_matched(f"matched-{rest}"), rest
+
+
+@pytest.mark.slow
+def test_a_refused_mapping_does_not_keep_others_from_theirs(node: Node) -> None:
+    of_old = {"mappings": {"properties": {"id": {"type": "long"}}}}
+    for day in ("01", "02"):
+        assert node.ask("PUT", f"/refusing-2026.11.{day}", of_old)[0] == 200  # before there was a template
+    assert mailspan("setup", ELASTICSEARCH_URL=node.url, INDEX_PREFIX="refusing").returncode == 3
+    assert node.ask("PUT", "/refusing-2026.11.03", {})[0] == 200  # by our template, and then as if it were of old
+    assert node.ask("PUT", "/refusing-2026.11.03/_mapping", {"_meta": {}})[0] == 200
+    done = mailspan("setup", ELASTICSEARCH_URL=node.url, INDEX_PREFIX="refusing")
+    assert done.returncode == 3
+    assert [line.partition(" (")[0] for line in done.stdout.splitlines()[-3:]] == [
+        "index refusing-2026.11.01: mapping refused",
+        "index refusing-2026.11.02: mapping refused",
+        "index refusing-2026.11.03: mapping updated",
+    ]
+    assert "to update the mapping of refusing-2026.11.01 " in done.stderr
+    assert done.stderr.endswith("; 2 indices keep theirs\n")
 
 
 @pytest.mark.slow
@@ -210,6 +273,20 @@ def test_retention_keeps_ninety_days_and_every_look_alike(node: Node, capsys: py
     assert said[0] == f"{names[99]}  closed"
     status, _ = node.ask("GET", "/kept-2026.01.02")
     assert status == 200  # the alias, and so what it stands for
+
+
+@pytest.mark.slow
+def test_an_index_without_shards_is_deleted_too(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = {"number_of_shards": 1, "number_of_replicas": 0, "index.routing.allocation.require._name": "nobody"}
+    assert node.ask("PUT", "/red-2001.01.01?wait_for_active_shards=0", {"settings": nowhere})[0] == 200
+    assert node.ask("PUT", "/red-2001.01.02", {"settings": {"number_of_replicas": 0}})[0] == 200
+    assert delete_before(Settings(index_prefix="red"), node.url, TODAY, 1, is_dry_run=False) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "red-2001.01.01  not counted: not all its shards answer",
+        "red-2001.01.02          0 documents",
+    ]
+    assert node.ask("GET", "/red-2001.01.01")[0] == 404
+    assert node.ask("GET", "/red-2001.01.02")[0] == 404
 
 
 def mailspan(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:

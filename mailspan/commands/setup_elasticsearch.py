@@ -36,8 +36,14 @@ def delete_before(settings: Settings, store: str, first_kept: date, days: int, *
             documents += count or 0
             if not is_dry_run:
                 indices.delete(index)
-            print(f"{index.name}  {'closed' if count is None else f'{count:>9} documents'}")
+            print(f"{index.name}  {_shown(count, is_closed=index.is_closed)}")
         done = "would delete" if is_dry_run else "deleted"
         kept = f"and keep {days} days" if is_dry_run else f"{days} days are kept"
         print(f"{done} {len(old)} indices of {documents} documents of days before {first_kept}; {kept}")
     return 0
+
+
+def _shown(count: int | None, *, is_closed: bool) -> str:
+    if count is None:
+        return "closed" if is_closed else "not counted: not all its shards answer"
+    return f"{count:>9} documents"
