@@ -13,7 +13,8 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-BATCH_BYTES = 5 << 20
+BATCH_BYTES = 3 << 20
+"""Of documents: with the action lines of the longest ids, all escaped, a request stays below 5 MB."""
 BATCH_ITEMS = 2000
 LEAST_ITEMS = 16
 _FIRST_PAUSE_SECONDS = 0.5
@@ -27,6 +28,8 @@ class Verdict(Enum):
     SUPERSEDED = "superseded"
     """There is a document of this version or a later one."""
     RETRY = "retry"
+    EXPIRED = "expired"
+    """Of a day that is not kept: not sent."""
     REFUSED = "refused"
     """This document will never be taken."""
     TOO_LARGE = "too large"
@@ -35,12 +38,15 @@ class Verdict(Enum):
 
 
 class Item(NamedTuple):
-    """One document on its way: the index of its day, its id and version, and the JSON to index."""
+    """One document on its way: the index of its day, its id and version, and the JSON to index.
+
+    Without JSON it is to be deleted, where what is there is of this version or an older one.
+    """
 
     into: str
     id: str
     version: int
-    body: bytes
+    body: bytes | None
 
 
 class Outcome(NamedTuple):
@@ -83,8 +89,11 @@ def body_of(items: Sequence[Item]) -> bytes:
     """Return the body of one request."""
     lines: list[bytes] = []
     for item in items:
-        action = {"_index": item.into, "_id": item.id, "version": item.version, "version_type": "external"}
-        lines += (orjson.dumps({"index": action}), item.body)
+        action = {"_index": item.into, "_id": item.id, "version": item.version}
+        if item.body is None:
+            lines.append(orjson.dumps({"delete": {**action, "version_type": "external_gte"}}))
+        else:
+            lines += (orjson.dumps({"index": {**action, "version_type": "external"}}), item.body)
     lines.append(b"")
     return b"\n".join(lines)
 
@@ -98,9 +107,11 @@ def outcomes_of(items: Sequence[Item], answer: object) -> list[Outcome]:
 
 
 def _outcome(item: Item, found: object) -> Outcome:
-    each: Any = found.get("index") if isinstance(found, dict) else None
+    each: Any = found.get("delete" if item.body is None else "index") if isinstance(found, dict) else None
     if not isinstance(each, dict) or each.get("_id") != item.id or not isinstance(each.get("status"), int):
         return Outcome(Verdict.RETRY, "the answer is not about what was sent")
+    if item.body is None and each["status"] == 404:  # noqa: PLR2004 - HTTP's "not found"
+        return Outcome(Verdict.SUPERSEDED)  # it is gone already, alone or with its day
     if "failure_store" in each and each["failure_store"] in {"used", "failed"}:
         return Outcome(Verdict.REFUSED, "it went into the failure store of the index")
     error = each.get("error")
@@ -132,11 +143,12 @@ def batches(
     batch: list[Item] = []
     size = 0
     for item in items:
-        if batch and (len(batch) >= most_items or size + len(item.body) > most_bytes):
+        length = len(item.body or b"")
+        if batch and (len(batch) >= most_items or size + length > most_bytes):
             yield batch
             batch, size = [], 0
         batch.append(item)
-        size += len(item.body)
+        size += length
     if batch:
         yield batch
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -45,13 +46,25 @@ if TYPE_CHECKING:
 
 _BULK_SECONDS = 60.0
 _FAMILIES_AT_ONCE = 500
+_IDS_AT_ONCE = 200
+_MORE_ITEMS = 64
+"""At most so many more in the next request when all of one were settled; what was not halves it."""
 _MOST_OF_A_FAMILY = 10_000
 _STORM = 20
 """So many documents of one request, all of them refused: then it is the mapping, and not the documents."""
+_EXPIRED = Outcome(Verdict.EXPIRED)
+_SUPERSEDED = Outcome(Verdict.SUPERSEDED)
+_UNSETTLED = Outcome(Verdict.RETRY, "stopped before it was settled")
+_COUNTED = (Verdict.INDEXED, Verdict.SUPERSEDED, Verdict.EXPIRED, Verdict.REFUSED)
+"""In the order of WriteResult."""
 
 
 class ElasticsearchWriter:
-    """The writing side of Elasticsearch; see DocumentWriter. `first_kept` is the oldest day that is kept."""
+    """The writing side of Elasticsearch; see DocumentWriter.
+
+    `patience_seconds` bounds how long it tries without any progress; infinity is for ever. `wait` is called with the
+    seconds of a pause and may do something else meanwhile.
+    """
 
     def __init__(
         self,
@@ -65,85 +78,145 @@ class ElasticsearchWriter:
         """Look whether the template is there. Raises StoreError and NoAnswerError."""
         self._server = server
         self._prefix = prefix
-        self._first_kept = first_kept.isoformat()
+        self.first_kept = first_kept
+        """The oldest day that is kept: who runs for days moves it on."""
         self._patience_seconds = patience_seconds
         self._wait = wait
         self._most_items = BATCH_ITEMS
         self.refused: list[tuple[str, str]] = []
-        """Id and reason of the documents that will never be taken."""
+        """Id and reason of the documents given to `write` that will never be taken."""
         if (fault := template_fault(DailyIndices(server, prefix).stored_template())) is not None:
             raise StoreError(f"Elasticsearch at {server.shown}: {fault}")
 
     def write(self, documents: Sequence[Document], encoded: Sequence[bytes] | None = None) -> WriteResult:
         """Keep `documents`; see DocumentWriter. Raises StoreError; then some of them may be kept.
 
-        Refused ones count as superseded in the result, and are in `refused`.
-
         Blocks for as long as `patience_seconds` without any progress.
         """
-        payloads = [orjson.dumps(document) for document in documents] if encoded is None else encoded
-        kept = [
-            (document, payload)
-            for document, payload in zip(documents, payloads, strict=True)
-            if document["date"] >= self._first_kept
-        ]
-        left_out = self._superfluous([document for document, _ in kept])
-        items = newest_of_each(
-            [
-                Item(
-                    index_of(self._prefix, document["date"]),
-                    document["id"],
-                    document["version"],
-                    indexed(document, payload),
-                )
-                for document, payload in kept
-                if document["id"] not in left_out
-            ]
-        )
-        indexed_count = sum(self._send(batch) for batch in list(batches(items, self._most_items)))
-        expired = len(documents) - len(kept)
-        return WriteResult(indexed_count, len(documents) - indexed_count - expired, expired)
+        outcomes = self.settle(documents, encoded)
+        for document, outcome in zip(documents, outcomes, strict=True):
+            if outcome.verdict is Verdict.REFUSED:
+                self.refused.append((document["id"], outcome.reason))
+        counts = Counter(outcome.verdict for outcome in outcomes)
+        return WriteResult(*(counts[each] for each in _COUNTED))
 
-    def _send(self, batch: list[Item]) -> int:
-        """Send until each item is settled; return how many were indexed. Raises StoreError."""
-        indexed_count, attempt, last = 0, 0, time.monotonic()
-        pending = [batch]
+    def settle(
+        self,
+        documents: Sequence[Document],
+        encoded: Sequence[bytes] | None = None,
+        *,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> list[Outcome]:
+        """Keep `documents` and return what became of each, in their order. Raises StoreError as `write` does.
+
+        RETRY is the outcome of what was not settled when `stop`, asked before each request, said so; all others are
+        INDEXED, SUPERSEDED, EXPIRED or REFUSED.
+        """
+        payloads = [orjson.dumps(document) for document in documents] if encoded is None else encoded
+        oldest = self.first_kept.isoformat()
+        items = [
+            Item(index_of(self._prefix, each["date"]), each["id"], each["version"], indexed(each, payload))
+            if each["date"] >= oldest
+            else None
+            for each, payload in zip(documents, payloads, strict=True)
+        ]
+        newest = {item.id: item for item in newest_of_each([item for item in items if item is not None])}
+        given = {
+            item.id: document
+            for item, document in zip(items, documents, strict=True)
+            if item is not None and newest[item.id] is item
+        }
+        settled = self._settle(newest, given, _Tries(self._patience_seconds, self._wait, stop))
+        return [_EXPIRED if item is None else _outcome_of(item, newest, settled) for item in items]
+
+    def _settle(self, newest: dict[str, Item], given: dict[str, Document], tries: _Tries) -> dict[str, Outcome]:
+        """Send, then delete the fragments that are superfluous now; return the outcomes of what is settled by id.
+
+        Nothing is deleted or left out for a document that was refused.
+        """
+        settled: dict[str, Outcome] = {}
+        superfluous: dict[str, Item] = {}
+        deleted: dict[str, Outcome] = {}
+        try:
+            left_out, superfluous = self._superfluous(given, tries)
+            self._send([item for id_, item in newest.items() if id_ not in left_out], tries, settled)
+            refused = {family_of(id_) for id_, outcome in settled.items() if outcome.verdict is Verdict.REFUSED}
+            self._send([newest[id_] for id_ in given if id_ in left_out and family_of(id_) in refused], tries, settled)
+            superfluous = {id_: item for id_, item in superfluous.items() if family_of(id_) not in refused}
+            self._send(list(superfluous.values()), tries, deleted)
+        except _StoppedError:
+            # What has a fragment yet to delete comes again: then that is deleted, too.
+            waiting = {family_of(id_) for id_ in superfluous.keys() - deleted.keys()}
+            return {id_: outcome for id_, outcome in settled.items() if family_of(id_) not in waiting}
+        return {**dict.fromkeys(left_out, _SUPERSEDED), **settled}
+
+    def withdraw(self, ids: Sequence[str], *, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Delete the documents of these ids, and their pages; return whether that was done before `stop`.
+
+        An id says nothing of its day: they are looked for on all days, after a refresh, and then deleted from exactly
+        the indices they are in and in no newer version than was found. Within a minute (`index.gc_deletes`) the server
+        takes no document of the same id and version again. Raises StoreError.
+        """
+        tries = _Tries(self._patience_seconds, self._wait, stop)
+        try:
+            if ids:
+                self._ask(tries, "to refresh the indices", f"/{self._prefix}-*.*.*/_refresh")
+            for start in range(0, len(ids), _IDS_AT_ONCE):
+                self._send(self._items_of(ids[start : start + _IDS_AT_ONCE], tries), tries, {})
+        except _StoppedError:
+            return False
+        return True
+
+    def _items_of(self, ids: Sequence[str], tries: _Tries) -> list[Item]:
+        """Return the deletion of each document of these ids, and of their pages."""
+        pages = [{"prefix": {"id": f"{id_}#"}} for id_ in ids]
+        query = {"bool": {"should": [{"terms": {"id": list(ids)}}, *pages], "minimum_should_match": 1}}
+        body = {"query": query, "size": _MOST_OF_A_FAMILY, "_source": ["id", "version"]}
+        wanted = set(ids)
+        return [
+            Item(hit["_index"], hit["_id"], hit["_source"]["version"], None)
+            for hit in self._hits(tries, "to look for withdrawn documents", body, is_whole=True)
+            if hit["_id"] in wanted or hit["_id"].rpartition("#")[0] in wanted
+        ]
+
+    def _send(self, items: Sequence[Item], tries: _Tries, settled: dict[str, Outcome]) -> None:
+        """Send until each item is settled, and put its outcome into `settled`. Raises StoreError, _StoppedError."""
+        pending = list(items)
         while pending:
-            items = pending.pop()
-            left: list[Item] = []
-            outcomes, is_whole_too_large = self._once(items)
-            for item, outcome in zip(items, outcomes, strict=True):
-                if outcome.verdict is Verdict.INDEXED:
-                    indexed_count += 1
-                elif outcome.verdict is Verdict.REFUSED or (
-                    outcome.verdict is Verdict.TOO_LARGE and not is_whole_too_large
-                ):
-                    self.refused.append((item.id, outcome.reason))
-                elif outcome.verdict is Verdict.HALT:
-                    raise StoreError(f"Elasticsearch at {self._server.shown} takes no documents: {outcome.reason}")
-                elif outcome.verdict is not Verdict.SUPERSEDED:
+            tries.begin()
+            batch = next(batches(pending, self._most_items))
+            outcomes, is_whole_too_large = self._once(batch)
+            self._mind(batch, outcomes)
+            left = []
+            for item, outcome in zip(batch, outcomes, strict=True):
+                if is_whole_too_large or outcome.verdict is Verdict.RETRY:
                     left.append(item)
-            if len(items) >= _STORM and all(outcome.verdict is Verdict.REFUSED for outcome in outcomes):
-                raise StoreError(
-                    f"Elasticsearch at {self._server.shown} refuses all documents ({outcomes[0].reason});"
-                    " see the mapping of their index, or run `mailspan setup`"
-                )
+                else:
+                    is_refused = outcome.verdict is Verdict.TOO_LARGE
+                    settled[item.id] = Outcome(Verdict.REFUSED, outcome.reason) if is_refused else outcome
+            pending = [*left, *pending[len(batch) :]]
+            if len(left) < len(batch):
+                tries.progressed()
             if is_whole_too_large:
-                half = len(left) // 2
-                pending += [part for part in (left[half:], left[:half]) if part]
-                continue
-            if len(left) < len(items):
-                last, attempt = time.monotonic(), 0
-                self._most_items = min(BATCH_ITEMS, self._most_items * 2)
-            if left:
-                if time.monotonic() - last > self._patience_seconds:
-                    reason = next(outcome.reason for outcome in outcomes if outcome.verdict is Verdict.RETRY)
-                    raise StoreError(reason)
-                self._most_items = max(LEAST_ITEMS, self._most_items // 2)
-                self._wait(pause_seconds(attempt, random.random()))  # noqa: S311 - so that not all come at once
-                attempt += 1
-                pending.append(left)
-        return indexed_count
+                self._most_items = max(1, len(batch) // 2)
+            elif left:
+                self._most_items = max(min(LEAST_ITEMS, self._most_items), self._most_items // 2)
+                tries.pause(next(outcome.reason for outcome in outcomes if outcome.verdict is Verdict.RETRY))
+            elif all(outcome.verdict is not Verdict.TOO_LARGE for outcome in outcomes):
+                self._most_items = min(BATCH_ITEMS, self._most_items + min(self._most_items, _MORE_ITEMS))
+
+    def _mind(self, items: Sequence[Item], outcomes: Sequence[Outcome]) -> None:
+        """Raise StoreError where somebody must mend something first."""
+        for item, outcome in zip(items, outcomes, strict=True):
+            if outcome.verdict is Verdict.HALT:
+                raise StoreError(f"Elasticsearch at {self._server.shown} takes no documents: {outcome.reason}")
+            if item.body is None and outcome.verdict is Verdict.REFUSED:
+                raise StoreError(f"Elasticsearch at {self._server.shown} does not delete {item.id}: {outcome.reason}")
+        if len(items) >= _STORM and all(outcome.verdict is Verdict.REFUSED for outcome in outcomes):
+            raise StoreError(
+                f"Elasticsearch at {self._server.shown} refuses all documents ({outcomes[0].reason});"
+                " see the mapping of their index, or run `mailspan setup`"
+            )
 
     def _once(self, items: Sequence[Item]) -> tuple[list[Outcome], bool]:
         """Send once; return what became of each item, and whether the request as a whole was too large."""
@@ -161,17 +234,16 @@ class ElasticsearchWriter:
             return [Outcome(verdict, reason)] * len(items), len(items) > 1
         return [Outcome(Verdict.RETRY, reason)] * len(items), False
 
-    def _superfluous(self, documents: Sequence[Document]) -> set[str]:
-        """Return the ids of fragments that a fuller document makes superfluous; those that are stored are deleted.
+    def _superfluous(self, given: dict[str, Document], tries: _Tries) -> tuple[set[str], dict[str, Item]]:
+        """Return the given fragments that a fuller document makes superfluous, and the deletions of stored ones by id.
 
         What was written within the last second is not found: such a fragment stays until its transaction is written
-        again. Raises StoreError.
+        again. Raises StoreError, _StoppedError.
         """
-        families = {name for document in documents if (name := family_of(document["id"])) is not None}
-        given = {document["id"]: document for document in documents}
+        families = {name for id_ in given if (name := family_of(id_)) is not None}
         fragments = {id_ for id_ in given if is_fragment(id_)}
         of_fragments = {family_of(id_) for id_ in fragments}
-        stored, indices = self._stored(sorted(families), {name for name in of_fragments if name is not None})
+        stored, indices = self._stored(sorted(families), {name for name in of_fragments if name is not None}, tries)
         known = {**stored, **{id_: each for id_, each in given.items() if _is_newer(each, stored.get(id_))}}
         candidates = fragments | {id_ for id_ in stored if is_fragment(id_)}
         names = {family_of(id_) for id_ in candidates}
@@ -186,11 +258,12 @@ class ElasticsearchWriter:
         gone = {
             id_ for id_ in candidates if any(says_all_of(other, mails[mail_of(id_)]) for other in alike[family_of(id_)])
         }
-        for id_ in sorted(gone & set(stored)):
-            self._delete(indices[id_], stored[id_])
-        return gone & set(given)
+        deletions = {id_: Item(indices[id_], id_, stored[id_]["version"], None) for id_ in sorted(gone & set(stored))}
+        return gone & set(given), deletions
 
-    def _stored(self, families: Sequence[str], of_fragments: set[str]) -> tuple[dict[str, Document], dict[str, str]]:
+    def _stored(
+        self, families: Sequence[str], of_fragments: set[str], tries: _Tries
+    ) -> tuple[dict[str, Document], dict[str, str]]:
         """Return what is stored of these host/queue_ids: all fragments, and of `of_fragments` all there is."""
         found: dict[str, Document] = {}
         indices: dict[str, str] = {}
@@ -208,32 +281,75 @@ class ElasticsearchWriter:
                 }
             }
             body = {"query": query, "size": _MOST_OF_A_FAMILY, "_source": {"excludes": [HIDDEN]}}
-            options = {"ignore_unavailable": "true", "allow_no_indices": "true"}
-            path = f"/{self._prefix}-*.*.*/_search"
-            answer = self._server.ask("POST", path, "to look for fragments", query=options, body=body)
-            for hit in answer["hits"]["hits"]:
+            for hit in self._hits(tries, "to look for fragments", body):
                 document = hit["_source"]
-                is_ours = day_of(self._prefix, hit["_index"]) is not None  # and no index that merely looks alike
-                if is_ours and family_of(document["id"]) in wanted:
+                if family_of(document["id"]) in wanted:
                     found[document["id"]] = document
                     indices[document["id"]] = hit["_index"]
         return found, indices
 
-    def _delete(self, index: str, document: Document) -> None:
-        """Delete a stored document of just this version; one that is gone, or newer by now, is left alone."""
-        action = {
-            "_index": index,
-            "_id": document["id"],
-            "version": document["version"],
-            "version_type": "external_gte",
-        }
-        answer = self._server.ask(
-            "POST", "/_bulk", "to delete a fragment", body=orjson.dumps({"delete": action}) + b"\n"
-        )
-        found = answer["items"][0]["delete"]
-        if found["status"] not in {200, 404, 409}:
-            reason = found.get("error", {}).get("reason", "")
-            raise StoreError(explain(found["status"], reason, self._server.shown, "to delete a fragment"))
+    def _hits(self, tries: _Tries, doing: str, body: object, *, is_whole: bool = False) -> list[Any]:
+        """Return what a search over the daily indices finds; `is_whole`: only when all their shards have answered."""
+        while True:
+            found = self._ask(tries, doing, f"/{self._prefix}-*.*.*/_search", body)
+            hits = found.get("hits") if isinstance(found, dict) else None
+            if not isinstance(hits, dict) or not isinstance(hits.get("hits"), list):
+                tries.pause(f"{self._server.shown}: what answers is no Elasticsearch ({doing})")
+            elif is_whole and (found.get("timed_out") or found.get("_shards", {}).get("failed")):
+                tries.pause(f"Elasticsearch at {self._server.shown}: not all shards answer ({doing})")
+            else:
+                tries.progressed()
+                # and no index that merely looks alike
+                return [hit for hit in hits["hits"] if day_of(self._prefix, hit["_index"]) is not None]
+
+    def _ask(self, tries: _Tries, doing: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - JSON
+        """Ask until there is a good answer, and return its JSON. Raises StoreError, _StoppedError."""
+        options = {"ignore_unavailable": "true", "allow_no_indices": "true"}
+        while True:
+            tries.begin()
+            try:
+                answer = self._server.request("POST", path, query=options, body=body)
+            except NoAnswerError as error:
+                tries.pause(str(error))
+                continue
+            if answer.is_good:
+                return answer.body
+            reason = explain(answer.status, answer.reason, self._server.shown, doing)
+            if verdict_of(answer.status, answer.kind) is not Verdict.RETRY:
+                raise StoreError(reason)
+            tries.pause(reason)
+
+
+class _StoppedError(Exception):
+    """The caller's `stop` said so."""
+
+
+class _Tries:
+    """How often was tried without any progress, and what that means."""
+
+    def __init__(self, patience_seconds: float, wait: Callable[[float], None], stop: Callable[[], bool]) -> None:
+        self._patience_seconds, self._wait, self._stop = patience_seconds, wait, stop
+        self.progressed()
+
+    def begin(self) -> None:
+        """Raise _StoppedError where nothing more is to be sent."""
+        if self._stop():
+            raise _StoppedError
+
+    def progressed(self) -> None:
+        self._attempt, self._last = 0, time.monotonic()
+
+    def pause(self, reason: str) -> None:
+        """Wait before the next attempt. Raises StoreError with the reason where that has gone on for too long."""
+        if time.monotonic() - self._last > self._patience_seconds:
+            raise StoreError(reason)
+        self._wait(pause_seconds(self._attempt, random.random()))  # noqa: S311 - so that not all come at once
+        self._attempt += 1
+
+
+def _outcome_of(item: Item, newest: dict[str, Item], settled: dict[str, Outcome]) -> Outcome:
+    outcome = settled.get(item.id, _UNSETTLED)
+    return outcome if newest[item.id] is item or outcome is _UNSETTLED else _SUPERSEDED
 
 
 def _of(families: Sequence[str]) -> dict[str, object]:

@@ -45,13 +45,15 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What became of the documents of one write; `indexed + superseded + expired` is their number."""
+    """What became of the documents of one write; `indexed + superseded + expired + refused` is their number."""
 
     indexed: int
     superseded: int
     """Not written: the store has this document from as many lines or more."""
     expired: int = 0
     """Not written: older than what the last `mailspan retention` keeps."""
+    refused: int = 0
+    """Not written: the store will never take them."""
 
 
 class DocumentWriter(Protocol):

@@ -85,6 +85,23 @@ def test_each_item_is_read() -> None:
     assert [each.verdict for each in outcomes_of(ITEMS, stored)] == [Verdict.INDEXED, Verdict.REFUSED, Verdict.INDEXED]
 
 
+def test_a_deletion_is_settled_by_what_is_gone_or_newer() -> None:
+    items = [item._replace(body=None) for item in ITEMS]
+    assert [orjson.loads(line) for line in body_of(items[:1]).splitlines()] == [
+        {
+            "delete": {
+                "_index": "mail-2026.11.23", "_id": "mx1/0", "version": 65536, "version_type": "external_gte",
+            }
+        }
+    ]  # fmt: skip
+    found = {
+        "items": [{"delete": {"_id": item.id, "status": n}} for item, n in zip(items, (200, 404, 409), strict=True)]
+    }
+    expected = [Verdict.INDEXED, Verdict.SUPERSEDED, Verdict.SUPERSEDED]
+    assert [each.verdict for each in outcomes_of(items, found)] == expected
+    assert {each.verdict for each in outcomes_of(ITEMS, found)} == {Verdict.RETRY}
+
+
 @pytest.mark.parametrize(
     "found",
     [
@@ -122,9 +139,13 @@ def test_pauses_grow_to_a_limit() -> None:
 
 
 @contextmanager
-def scripted(*steps: Step) -> Iterator[tuple[Server, list[list[str]]]]:
-    """Run a server that has our template and answers to _bulk by the script; yields it and the ids it was sent."""
+def scripted(*steps: Step, searching: tuple[tuple[int, object], ...] = ()) -> Iterator[tuple[Server, list[list[str]]]]:
+    """Run a server that has our template and answers to _bulk by the script; yields it and the ids it was sent.
+
+    What is asked but _bulk is answered by `searching`, then with no documents.
+    """
     seen: list[list[str]] = []
+    searches = list(searching)
     left = list(steps)
 
     class Handler(BaseHTTPRequestHandler):
@@ -134,7 +155,10 @@ def scripted(*steps: Step) -> Iterator[tuple[Server, list[list[str]]]]:
         def do_POST(self) -> None:
             payload = self.rfile.read(int(self.headers["Content-Length"]))
             if not self.path.startswith("/_bulk"):
-                self._answer(200, {"hits": {"hits": []}})
+                if searches:
+                    self._answer(*searches.pop(0))
+                else:
+                    self._answer(200, {"hits": {"hits": []}})
                 return
             ids = [orjson.loads(line)["index"]["_id"] for line in payload.split(b"\n")[:-1:2]]
             seen.append(ids)
@@ -146,9 +170,10 @@ def scripted(*steps: Step) -> Iterator[tuple[Server, list[list[str]]]]:
             self._answer(status, body)
 
         def _answer(self, status: int, body: object) -> None:
-            payload = orjson.dumps(body)
+            is_html = isinstance(body, str) and body.startswith("<")
+            payload = str(body).encode() if is_html else orjson.dumps(body)
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/html" if is_html else "application/json")
             self.send_header("Content-Length", str(len(payload)))
             self.end_headers()
             self.wfile.write(payload)
@@ -248,6 +273,67 @@ def test_patience_ends_with_the_reason() -> None:
         assert len(seen) == 1
 
 
+def test_the_credentials_may_be_taken_away_on_the_way() -> None:
+    no = {"error": {"type": "security_exception", "reason": "no"}}
+    with scripted((200, answer(201, BUSY, 201, BUSY, ids=IDS)), (401, no)) as (server, seen):
+        with pytest.raises(StoreError, match="refuses the credentials"):
+            writer_on(server).write(MAILS)
+        assert len(seen) == 2
+
+
+def test_each_document_has_an_outcome_in_its_place() -> None:
+    old = {**MAILS[0], "date": "1989-12-31T23:59:59.999Z", "id": "mx1.example.com/old"}
+    older = {**MAILS[1], "version": MAILS[1]["version"] - 1}
+    with scripted((200, answer(201, 409, BAD, 201, ids=(IDS[1], IDS[0], IDS[2], IDS[3])))) as (server, _):
+        found = writer_on(server).settle([older, old, MAILS[1], MAILS[0], MAILS[2], MAILS[3]])
+    assert [each.verdict for each in found] == [
+        Verdict.SUPERSEDED, Verdict.EXPIRED, Verdict.INDEXED, Verdict.SUPERSEDED, Verdict.REFUSED, Verdict.INDEXED,
+    ]  # fmt: skip
+    assert found[4].reason == "failed to parse"
+
+
+def test_what_is_stopped_tells_what_was_not_settled() -> None:
+    with scripted((200, answer(201, BUSY, 201, BUSY, ids=IDS)), (200, answer(BUSY, BUSY, ids=(IDS[1], IDS[3])))) as (
+        server,
+        seen,
+    ):
+        older = {**MAILS[1], "version": MAILS[1]["version"] - 1}
+        found = writer_on(server).settle([*MAILS, older], stop=lambda: len(seen) == 2)
+    taken, not_settled = Verdict.INDEXED, Verdict.RETRY
+    assert [each.verdict for each in found] == [taken, not_settled, taken, not_settled, not_settled]
+    with scripted() as (server, seen):
+        assert {each.verdict for each in writer_on(server).settle(MAILS, stop=lambda: True)} == {Verdict.RETRY}
+        assert writer_on(server).withdraw(IDS, stop=lambda: True) is False
+        assert seen == []
+
+
+BUSY_ALL = (429, {"error": {"type": "circuit_breaking_exception", "reason": "full"}})
+
+
+@pytest.mark.parametrize("search", [BUSY_ALL, (503, "<html>"), (200, "no"), (200, {"hits": 1})])
+def test_to_look_for_fragments_is_tried_again(search: tuple[int, object]) -> None:
+    with scripted(searching=(search, search)) as (server, seen):
+        assert writer_on(server).write(MAILS).indexed == 4
+        assert seen == [list(IDS)]
+    with scripted(searching=(search, search)) as (server, seen):
+        with pytest.raises(StoreError):
+            writer_on(server, patience=0.0).write(MAILS)
+        assert seen == []
+
+
+WHOLE = document(queue_id="4D1", id="mx1.example.com/4D1", version=5 * 65536, **{"from": "alice@example.com"})
+PART = {**WHOLE, "id": "mx1.example.com/4D1~0123456789abcdef", "version": 65536, "fragment": True, "from": None}
+
+
+def test_a_fragment_goes_in_where_the_document_that_says_it_all_is_refused() -> None:
+    stored = {"hits": {"hits": [{"_index": "mail-2026.11.23", "_id": PART["id"], "_source": PART}]}}
+    bad = (200, answer(BAD, ids=(WHOLE["id"],)))
+    with scripted(bad, searching=((200, stored),)) as (server, seen):
+        found = writer_on(server).settle([WHOLE, PART])
+        assert [each.verdict for each in found] == [Verdict.REFUSED, Verdict.INDEXED]
+        assert seen == [[WHOLE["id"]], [PART["id"]]]  # and no deletion
+
+
 # From here on with a real node.
 
 
@@ -319,6 +405,49 @@ def test_a_fragment_is_not_kept_beside_what_says_it_all(node: Node) -> None:
         assert writer.write([whole]).indexed == 1
         assert stored() == [whole]
     assert node.ask("GET", "/alike-x-2026.11.23/_doc/1")[0] == 200
+
+
+@pytest.mark.slow
+def test_the_newest_of_a_batch_is_what_a_fragment_is_compared_with(node: Node) -> None:
+    lesser = {**WHOLE, "version": 2 * 65536, "from": None, "subject": None}
+    part = {**PART, "version": 3 * 65536, "from": WHOLE["from"]}
+    with real(node, "newest") as (writer, stored):
+        assert [each.verdict for each in writer.settle([WHOLE, lesser, part])] == [
+            Verdict.INDEXED, Verdict.SUPERSEDED, Verdict.SUPERSEDED,
+        ]  # fmt: skip
+        assert stored() == [WHOLE]
+
+
+@pytest.mark.slow
+def test_a_deletion_that_was_stopped_comes_again(node: Node) -> None:
+    with real(node, "stopped") as (writer, stored):
+        assert writer.write([PART]).indexed == 1
+        assert stored() == [PART]
+        asked = iter((False, False, True))  # the search, the document; and not the deletion
+        assert [each.verdict for each in writer.settle([WHOLE], stop=lambda: next(asked))] == [Verdict.RETRY]
+        assert len(stored()) == 2
+        assert [each.verdict for each in writer.settle([WHOLE])] == [Verdict.SUPERSEDED]
+        assert stored() == [WHOLE]
+
+
+@pytest.mark.slow
+def test_withdrawn_ids_are_deleted_with_their_pages_and_nothing_else(node: Node) -> None:
+    gone = [
+        {**PART, "date": f"2026-11-{day}T12:00:00.000Z", "id": id_, "page": page}
+        for day, id_, page in ((22, PART["id"], 0), (23, f"{PART['id']}#1", 1), (23, f"{PART['id']}#2", 2))
+    ]
+    stay = [{**PART, "id": f"{PART['id']}0"}, WHOLE | {"id": "mx1.example.com/4D10", "queue_id": "4D10"}]
+    with real(node, "withdrawn") as (writer, stored):
+        assert writer.write([*gone, *stay]).indexed == 5
+        assert node.ask("PUT", "/withdrawn-x-2026.11.23/_doc/1?refresh=true", PART)[0] == 201  # merely looks alike
+        assert writer.withdraw([PART["id"], "mx1.example.com/never", 'x"*\n#'])  # within the second of its writing
+        assert {each["id"] for each in stored()} == {each["id"] for each in stay}
+        assert writer.withdraw([PART["id"]])
+        assert writer.withdraw([])
+    assert node.ask("GET", "/withdrawn-x-2026.11.23/_doc/1")[0] == 200
+    with real(node, "nothing") as (writer, _):
+        assert writer.withdraw([PART["id"]])
+    assert node.ask("GET", "/nothing-2026.11.23")[0] == 404
 
 
 @pytest.mark.slow

@@ -50,15 +50,18 @@ def run(args: argparse.Namespace) -> int:
         indexing = _Indexing(writer)
         inputs = open_inputs(args)
         assembler = Assembler(rejections=settings.rejections == "index")
-        with tqdm(total=inputs.packed_bytes, unit="B", unit_scale=True, disable=None, leave=False) as bar:
-            for batch in inputs.batches():
-                apply_results(batch.results, assembler.apply, indexing.counts)
-                for transaction in assembler.forgotten():
-                    indexing.add(transaction)
-                bar.update(inputs.packed_bytes_done - bar.n)
-        for transaction in assembler.remaining():
-            indexing.add(transaction)
-        indexing.write()
+        try:
+            with tqdm(total=inputs.packed_bytes, unit="B", unit_scale=True, disable=None, leave=False) as bar:
+                for batch in inputs.batches():
+                    apply_results(batch.results, assembler.apply, indexing.counts)
+                    for transaction in assembler.forgotten():
+                        indexing.add(transaction)
+                    bar.update(inputs.packed_bytes_done - bar.n)
+            for transaction in assembler.remaining():
+                indexing.add(transaction)
+            indexing.write()
+        finally:
+            indexing.tell_refused()  # also where the run ends with an error
     say_skews(indexing.skews, args.zone)
     if args.stats:
         for row in indexing.counts.table():
@@ -97,15 +100,18 @@ class _Indexing:
         """Print what was done; return whether documents were refused."""
         if self._expired:
             _say(f"{self._expired} documents are of days older than MAILSPAN_RETENTION_DAYS: left out")
-        refused = self._writer.refused
-        if refused:
-            _say(f"Elasticsearch refused {len(refused)} documents; the first: {refused[0][0]}: {refused[0][1]}")
         lines = self.counts.lines
         print(
             f"indexed {self._indexed} {'document' if self._indexed == 1 else 'documents'}"
             f" from {lines} {'line' if lines == 1 else 'lines'} into {sanitise(shown)}"
         )
-        return bool(refused)
+        return bool(self._writer.refused)
+
+    def tell_refused(self) -> None:
+        """Say on stderr how many documents were refused, and why the first was."""
+        refused = self._writer.refused
+        if refused:
+            _say(f"Elasticsearch refused {len(refused)} documents; the first: {refused[0][0]}: {refused[0][1]}")
 
 
 def _say(message: str) -> None:
