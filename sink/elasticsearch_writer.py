@@ -171,12 +171,10 @@ class ElasticsearchWriter:
         """Return the deletion of each document of these ids, and of their pages."""
         pages = [{"prefix": {"id": f"{id_}#"}} for id_ in ids]
         query = {"bool": {"should": [{"terms": {"id": list(ids)}}, *pages], "minimum_should_match": 1}}
-        body = {"query": query, "size": _MOST_OF_A_FAMILY, "_source": ["id", "version"]}
-        wanted = set(ids)
+        body = {"query": query, "size": _MOST_OF_A_FAMILY, "_source": ["version"]}
         return [
             Item(hit["_index"], hit["_id"], hit["_source"]["version"], None)
             for hit in self._hits(tries, "to look for withdrawn documents", body, is_whole=True)
-            if hit["_id"] in wanted or hit["_id"].rpartition("#")[0] in wanted
         ]
 
     def _send(self, items: Sequence[Item], tries: _Tries, settled: dict[str, Outcome]) -> None:

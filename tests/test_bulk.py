@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread, Timer
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import orjson
 import pytest
@@ -139,7 +140,7 @@ def test_pauses_grow_to_a_limit() -> None:
 
 
 @contextmanager
-def scripted(*steps: Step, searching: tuple[tuple[int, object], ...] = ()) -> Iterator[tuple[Server, list[list[str]]]]:
+def scripted(*steps: Step, searching: tuple[Step, ...] = ()) -> Iterator[tuple[Server, list[list[str]]]]:
     """Run a server that has our template and answers to _bulk by the script; yields it and the ids it was sent.
 
     What is asked but _bulk is answered by `searching`, then with no documents.
@@ -155,14 +156,14 @@ def scripted(*steps: Step, searching: tuple[tuple[int, object], ...] = ()) -> It
         def do_POST(self) -> None:
             payload = self.rfile.read(int(self.headers["Content-Length"]))
             if not self.path.startswith("/_bulk"):
-                if searches:
-                    self._answer(*searches.pop(0))
-                else:
-                    self._answer(200, {"hits": {"hits": []}})
+                self._step(searches.pop(0) if searches else (200, {"hits": {"hits": []}}))
                 return
-            ids = [orjson.loads(line)["index"]["_id"] for line in payload.split(b"\n")[:-1:2]]
+            actions = (each for line in payload.splitlines() for each in orjson.loads(line).items())
+            ids = [each["_id"] for name, each in actions if name in {"index", "delete"}]
             seen.append(ids)
-            step = left.pop(0) if left else (200, answer(*[201] * len(ids), ids=tuple(ids)))
+            self._step(left.pop(0) if left else (200, answer(*[201] * len(ids), ids=tuple(ids))))
+
+        def _step(self, step: Step) -> None:
             if step is None:
                 self.close_connection = True
                 return
@@ -310,8 +311,8 @@ def test_what_is_stopped_tells_what_was_not_settled() -> None:
 BUSY_ALL = (429, {"error": {"type": "circuit_breaking_exception", "reason": "full"}})
 
 
-@pytest.mark.parametrize("search", [BUSY_ALL, (503, "<html>"), (200, "no"), (200, {"hits": 1})])
-def test_to_look_for_fragments_is_tried_again(search: tuple[int, object]) -> None:
+@pytest.mark.parametrize("search", [None, BUSY_ALL, (503, "<html>"), (200, "no"), (200, {"hits": 1})])
+def test_to_look_for_fragments_is_tried_again(search: Step) -> None:
     with scripted(searching=(search, search)) as (server, seen):
         assert writer_on(server).write(MAILS).indexed == 4
         assert seen == [list(IDS)]
@@ -329,9 +330,23 @@ def test_a_fragment_goes_in_where_the_document_that_says_it_all_is_refused() -> 
     stored = {"hits": {"hits": [{"_index": "mail-2026.11.23", "_id": PART["id"], "_source": PART}]}}
     bad = (200, answer(BAD, ids=(WHOLE["id"],)))
     with scripted(bad, searching=((200, stored),)) as (server, seen):
-        found = writer_on(server).settle([WHOLE, PART])
+        found = writer_on(server, patience=0.0).settle([WHOLE, PART])
         assert [each.verdict for each in found] == [Verdict.REFUSED, Verdict.INDEXED]
         assert seen == [[WHOLE["id"]], [PART["id"]]]  # and no deletion
+
+
+def test_a_deletion_is_for_certain_or_an_error() -> None:
+    found = {"hits": {"hits": [{"_index": "mail-2026.11.23", "_id": PART["id"], "_source": {"version": 1}}]}}
+    incomplete = {"hits": {"hits": []}, "_shards": {"failed": 1}}
+    done = (200, {"items": [{"delete": {"_id": PART["id"], "status": 200}}]})
+    with scripted(done, searching=((200, {}), (200, incomplete), (200, found))) as (server, seen):
+        assert writer_on(server).withdraw([PART["id"]])
+        assert seen == [[PART["id"]]]
+    refused = (200, {"items": [{"delete": {"_id": PART["id"], **BAD}}]})
+    with scripted(refused, searching=((200, {}), (200, found))) as (server, _):
+        writer = writer_on(server)
+        with pytest.raises(StoreError, match="does not delete"):
+            writer.withdraw([PART["id"]])
 
 
 # From here on with a real node.
@@ -351,6 +366,15 @@ def real(
             return [orjson.loads(each) for each in ElasticsearchReader(server, prefix).newest(Selection(()), 1000)]
 
         yield writer, stored
+
+
+def foreign(node: Node, index: str, found: dict[str, Any]) -> str:
+    """Put a document into an index that is none of ours, mapped as ours are; return its path."""
+    mapped = {**{name: {"type": "keyword"} for name in ("id", "host", "queue_id")}, "fragment": {"type": "boolean"}}
+    assert node.ask("PUT", f"/{index}", {"mappings": {"dynamic": False, "properties": mapped}})[0] == 200
+    path = f"/{index}/_doc/{quote(found['id'], safe='')}"
+    assert node.ask("PUT", f"{path}?refresh=true", found)[0] == 201
+    return path
 
 
 @pytest.mark.slow
@@ -400,11 +424,11 @@ def test_a_fragment_is_not_kept_beside_what_says_it_all(node: Node) -> None:
         assert writer.write([whole]).indexed == 1
         assert {each["id"] for each in stored()} == {whole["id"], other["id"]}
     # An index that is not ours may hold anything.
-    assert node.ask("PUT", "/alike-x-2026.11.23/_doc/1?refresh=true", fragment)[0] == 201
-    with real(node, "alike") as (writer, stored):
+    with real(node, "resembling") as (writer, stored):
+        path = foreign(node, "resembling-x-2026.11.23", fragment)
         assert writer.write([whole]).indexed == 1
         assert stored() == [whole]
-    assert node.ask("GET", "/alike-x-2026.11.23/_doc/1")[0] == 200
+    assert node.ask("GET", path)[0] == 200
 
 
 @pytest.mark.slow
@@ -436,15 +460,19 @@ def test_withdrawn_ids_are_deleted_with_their_pages_and_nothing_else(node: Node)
         {**PART, "date": f"2026-11-{day}T12:00:00.000Z", "id": id_, "page": page}
         for day, id_, page in ((22, PART["id"], 0), (23, f"{PART['id']}#1", 1), (23, f"{PART['id']}#2", 2))
     ]
-    stay = [{**PART, "id": f"{PART['id']}0"}, WHOLE | {"id": "mx1.example.com/4D10", "queue_id": "4D10"}]
+    stay = [
+        {**PART, "id": f"{PART['id']}0"},
+        {**PART, "id": PART["id"].replace("D", "d"), "queue_id": "4d1"},
+        WHOLE | {"id": "mx1.example.com/4D10", "queue_id": "4D10"},
+    ]
     with real(node, "withdrawn") as (writer, stored):
-        assert writer.write([*gone, *stay]).indexed == 5
-        assert node.ask("PUT", "/withdrawn-x-2026.11.23/_doc/1?refresh=true", PART)[0] == 201  # merely looks alike
+        assert writer.write([*gone, *stay]).indexed == 6
+        alike = foreign(node, "withdrawn-x-2026.11.23", PART)
         assert writer.withdraw([PART["id"], "mx1.example.com/never", 'x"*\n#'])  # within the second of its writing
         assert {each["id"] for each in stored()} == {each["id"] for each in stay}
         assert writer.withdraw([PART["id"]])
         assert writer.withdraw([])
-    assert node.ask("GET", "/withdrawn-x-2026.11.23/_doc/1")[0] == 200
+    assert node.ask("GET", alike)[0] == 200
     with real(node, "nothing") as (writer, _):
         assert writer.withdraw([PART["id"]])
     assert node.ask("GET", "/nothing-2026.11.23")[0] == 404
