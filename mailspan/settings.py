@@ -1,9 +1,8 @@
 """Settings: one frozen dataclass, read once at start from MAILSPAN_* variables and, with --config, a TOML file.
 
-A setting is one field with its sentence, and one row of READERS says how its text is read. The environment wins over
-the file, a command's own flag wins over both. A wrong value stops the start with the name, the value and what was
-expected; so does a name in the file that no setting has. Other MAILSPAN_* variables are left alone: later versions
-have more of them.
+A setting is one field: its default, how its text is read, and its sentence. The environment wins over the file, a
+command's own flag wins over both. A wrong value stops the start with the name, the value and what was expected; so does
+a name in the file that no setting has. Other MAILSPAN_* variables are left alone: later versions have more of them.
 """
 
 from __future__ import annotations
@@ -30,199 +29,6 @@ _SECRET = re.compile(r"password|secret|jaas|ssl\.key\.pem")
 _TOPIC_PREFIX = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _INDEX_PREFIX = re.compile(r"[a-z][a-z0-9_-]{0,99}")
 _MOST_DIGITS = 9
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What can be set. The metadata's `help` is the sentence, `expected` what a right value looks like."""
-
-    store: str = field(
-        default="",
-        metadata={
-            "help": "Where documents are kept: the default of --store; empty means a file in the user's data folder.",
-            "expected": "sqlite:///PATH",
-        },
-    )
-    retention_days: int = field(
-        default=90,
-        metadata={
-            "help": "How many days of documents `mailspan retention` keeps, today (UTC) among them.",
-            "expected": "a whole number from 1 on",
-        },
-    )
-    host_aliases: Mapping[str, str] = field(
-        default_factory=dict,
-        metadata={
-            "help": "Other names for hosts, as the log has them: documents carry the new name.",
-            "expected": "LOGGED=NAME, comma-separated; in the file also a table",
-        },
-    )
-    rejections: str = field(
-        default="index",
-        metadata={
-            "help": "What becomes of mail refused before it had a queue ID: a document each, or only a count (floods).",
-            "expected": "index or count",
-        },
-    )
-    kafka_bootstrap_servers: str = field(
-        default="",
-        metadata={
-            "help": "The Kafka brokers that are asked first.",
-            "expected": "HOST:PORT, comma-separated",
-        },
-    )
-    kafka_options: Mapping[str, str] = field(
-        default_factory=dict,
-        metadata={
-            "help": "Any option of librdkafka: security.protocol, sasl.mechanism, sasl.username, ssl.ca.location, ...",
-            "expected": "KEY=VALUE, comma-separated, in the file also a table; no password in it: that has a file of"
-            " its own, MAILSPAN_KAFKA_PASSWORD_FILE",
-            "hidden": True,
-        },
-    )
-    kafka_password_file: str = field(
-        default="",
-        metadata={
-            "help": "A file that holds the password for Kafka (SASL, or that of the TLS key), on its first line.",
-            "expected": "a path",
-        },
-    )
-    partitions: int = field(
-        default=48,
-        metadata={
-            "help": "The number of partitions of the topics: chosen once, before the first line is sent.",
-            "expected": "a number from 1 to 10000",
-        },
-    )
-    topic_prefix: str = field(
-        default="mail",
-        metadata={
-            "help": "What the names of the topics begin with: mail.raw, mail.transactions, ...",
-            "expected": "1 to 100 letters, digits, dots, dashes and underscores",
-        },
-    )
-    state_dir: str = field(
-        default="",
-        metadata={
-            "help": "Where a producer keeps how far it came; one folder for each producer. Empty means"
-            " /var/lib/mailspan for root, else the user's state folder.",
-            "expected": "a path",
-        },
-    )
-    instance: str = field(
-        default="",
-        metadata={
-            "help": "The stable name of a reducer, its own in the fleet; empty means the name of this machine.",
-            "expected": "a name without blanks",
-        },
-    )
-    commit_interval_seconds: float = field(
-        default=1.0,
-        metadata={
-            "help": "How long a reducer gathers lines before it writes what came of them, in one transaction.",
-            "expected": "seconds, from 0.05 to 60",
-        },
-    )
-    elasticsearch_url: str = field(
-        default="",
-        metadata={
-            "help": "The Elasticsearch that `sink`, `setup` and `retention` work on.",
-            "expected": "https://HOST:PORT, several nodes of a cluster comma-separated; no user or password in it",
-            "hidden": True,
-        },
-    )
-    elasticsearch_api_key: str = field(
-        default="",
-        metadata={
-            "help": "The API key for Elasticsearch, base64 as Elasticsearch gives it; better in a file.",
-            "expected": "one line of text",
-            "hidden": True,
-        },
-    )
-    elasticsearch_api_key_file: str = field(
-        default="",
-        metadata={"help": "A file that holds that API key, on its first line.", "expected": "a path"},
-    )
-    elasticsearch_username: str = field(
-        default="",
-        metadata={"help": "The user for Elasticsearch, where there is no API key.", "expected": "a name"},
-    )
-    elasticsearch_password: str = field(
-        default="",
-        metadata={
-            "help": "The password of that user; better in a file.",
-            "expected": "one line of text",
-            "hidden": True,
-        },
-    )
-    elasticsearch_password_file: str = field(
-        default="",
-        metadata={"help": "A file that holds that password, on its first line.", "expected": "a path"},
-    )
-    elasticsearch_ca_file: str = field(
-        default="",
-        metadata={
-            "help": "The certificates that may sign that of Elasticsearch (PEM); empty means those of this machine.",
-            "expected": "a path",
-        },
-    )
-    elasticsearch_fingerprint: str = field(
-        default="",
-        metadata={
-            "help": "In place of a CA file: the SHA-256 of the certificate of Elasticsearch, or of its CA.",
-            "expected": "64 hex digits, with or without colons",
-        },
-    )
-    index_prefix: str = field(
-        default="mail-transactions",
-        metadata={
-            "help": "What the names of the daily indices begin with: mail-transactions-2026.11.23.",
-            "expected": "1 to 100 lower-case letters, digits, dashes and underscores, a letter first",
-        },
-    )
-    index_shards: int = field(
-        default=1,
-        metadata={"help": "The number of primary shards of a daily index.", "expected": "a number from 1 to 1000"},
-    )
-    index_replicas: int = field(
-        default=1,
-        metadata={"help": "The number of copies of each shard.", "expected": "a number from 0 to 100"},
-    )
-
-
-def read_settings(environment: Mapping[str, str], config: Path | None = None) -> Settings:
-    """Return the settings of the environment and of the file `config`. Raises UsageError."""
-    values: dict[str, Any] = {} if config is None else _read_file(config)
-    for each in fields(Settings):
-        name = PREFIX + each.name.upper()
-        if environment.get(name):
-            values[each.name] = _read(each.name, name, environment[name])
-    return Settings(**values)
-
-
-def _read_file(config: Path) -> dict[str, Any]:
-    try:
-        table = tomllib.loads(config.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--config {config}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {config}: expected a TOML file: {error}") from error
-    known = {(PREFIX + each.name).lower(): each.name for each in fields(Settings)}
-    values: dict[str, Any] = {}
-    for name, value in table.items():
-        if name not in known:
-            raise UsageError(f"--config {config}: no setting is named {name!r}; expected one of {', '.join(known)}")
-        values[known[name]] = _read(known[name], f"{name} in {config}", value)
-    return values
-
-
-def _read(name: str, shown: str, value: object) -> Any:  # noqa: ANN401 - each setting has its own type
-    try:
-        return READERS[name](value)
-    except ValueError:
-        metadata = next(each.metadata for each in fields(Settings) if each.name == name)
-        what = "the value" if metadata.get("hidden") else repr(value)
-        raise UsageError(f"{shown}: {what} is not right; expected {metadata['expected']}") from None
 
 
 def _text(value: object) -> str:
@@ -297,22 +103,13 @@ def _whole_number(least: int, most: int) -> Callable[[object], int]:
     return read
 
 
-def _index_prefix(value: object) -> str:
-    if not isinstance(value, str) or not _INDEX_PREFIX.fullmatch(value):
-        raise ValueError
-    return value
+def _matching(pattern: re.Pattern[str]) -> Callable[[object], object]:
+    def read(value: object) -> str:
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise ValueError
+        return value
 
-
-def _prefix(value: object) -> str:
-    if not isinstance(value, str) or not _TOPIC_PREFIX.fullmatch(value):
-        raise ValueError
-    return value
-
-
-def _instance(value: object) -> str:
-    if not isinstance(value, str) or not _INSTANCE.fullmatch(value):
-        raise ValueError
-    return value
+    return read
 
 
 def _interval(value: object) -> float:
@@ -324,29 +121,202 @@ def _interval(value: object) -> float:
     return seconds
 
 
-READERS: dict[str, Callable[[object], object]] = {
-    "store": _text,
-    "retention_days": _days,
-    "host_aliases": _aliases,
-    "rejections": _rejections,
-    "kafka_bootstrap_servers": _text,
-    "kafka_options": _options,
-    "kafka_password_file": _text,
-    "partitions": _whole_number(1, 10_000),
-    "topic_prefix": _prefix,
-    "state_dir": _text,
-    "instance": _instance,
-    "commit_interval_seconds": _interval,
-    "elasticsearch_url": _text,
-    "elasticsearch_api_key": _text,
-    "elasticsearch_api_key_file": _text,
-    "elasticsearch_username": _text,
-    "elasticsearch_password": _text,
-    "elasticsearch_password_file": _text,
-    "elasticsearch_ca_file": _text,
-    "elasticsearch_fingerprint": _text,
-    "index_prefix": _index_prefix,
-    "index_shards": _whole_number(1, 1000),
-    "index_replicas": _whole_number(0, 100),
-}
-"""How the value of each setting is read; a reader raises ValueError for a wrong one."""
+def _setting(
+    default: Any,  # noqa: ANN401 - each setting has its own type
+    read: Callable[[object], object],
+    sentence: str,
+    expected: str,
+    *,
+    is_hidden: bool = False,
+) -> Any:  # noqa: ANN401 - the same
+    """Return the field of a setting: how its value is read, what it means, and what a right value looks like.
+
+    `read` raises ValueError for a wrong value; that of a hidden one is not shown.
+    """
+    metadata = {"read": read, "help": sentence, "expected": expected, "hidden": is_hidden}
+    return field(default_factory=lambda: default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What can be set."""
+
+    store: str = _setting(
+        "",
+        _text,
+        "Where documents are kept: the default of --store; empty means a file in the user's data folder.",
+        "sqlite:///PATH",
+    )
+    retention_days: int = _setting(
+        90,
+        _days,
+        "How many days of documents `mailspan retention` keeps, today (UTC) among them.",
+        "a whole number from 1 on",
+    )
+    host_aliases: Mapping[str, str] = _setting(
+        {},
+        _aliases,
+        "Other names for hosts, as the log has them: documents carry the new name.",
+        "LOGGED=NAME, comma-separated; in the file also a table",
+    )
+    rejections: str = _setting(
+        "index",
+        _rejections,
+        "What becomes of mail refused before it had a queue ID: a document each, or only a count (floods).",
+        "index or count",
+    )
+    kafka_bootstrap_servers: str = _setting(
+        "",
+        _text,
+        "The Kafka brokers that are asked first.",
+        "HOST:PORT, comma-separated",
+    )
+    kafka_options: Mapping[str, str] = _setting(
+        {},
+        _options,
+        "Any option of librdkafka: security.protocol, sasl.mechanism, sasl.username, ssl.ca.location, ...",
+        "KEY=VALUE, comma-separated, in the file also a table; no password in it: that has a file of"
+        " its own, MAILSPAN_KAFKA_PASSWORD_FILE",
+        is_hidden=True,
+    )
+    kafka_password_file: str = _setting(
+        "",
+        _text,
+        "A file that holds the password for Kafka (SASL, or that of the TLS key), on its first line.",
+        "a path",
+    )
+    partitions: int = _setting(
+        48,
+        _whole_number(1, 10_000),
+        "The number of partitions of the topics: chosen once, before the first line is sent.",
+        "a number from 1 to 10000",
+    )
+    topic_prefix: str = _setting(
+        "mail",
+        _matching(_TOPIC_PREFIX),
+        "What the names of the topics begin with: mail.raw, mail.transactions, ...",
+        "1 to 100 letters, digits, dots, dashes and underscores",
+    )
+    state_dir: str = _setting(
+        "",
+        _text,
+        "Where a producer keeps how far it came; one folder for each producer. Empty means"
+        " /var/lib/mailspan for root, else the user's state folder.",
+        "a path",
+    )
+    instance: str = _setting(
+        "",
+        _matching(_INSTANCE),
+        "The stable name of a reducer, its own in the fleet; empty means the name of this machine.",
+        "a name without blanks",
+    )
+    commit_interval_seconds: float = _setting(
+        1.0,
+        _interval,
+        "How long a reducer gathers lines before it writes what came of them, in one transaction.",
+        "seconds, from 0.05 to 60",
+    )
+    elasticsearch_url: str = _setting(
+        "",
+        _text,
+        "The Elasticsearch that `setup` sets up; the other commands are told theirs by --store.",
+        "https://HOST:PORT, several nodes of a cluster comma-separated; no user or password in it",
+        is_hidden=True,
+    )
+    elasticsearch_api_key: str = _setting(
+        "",
+        _text,
+        "The API key for Elasticsearch, base64 as Elasticsearch gives it; better in a file.",
+        "one line of text",
+        is_hidden=True,
+    )
+    elasticsearch_api_key_file: str = _setting(
+        "",
+        _text,
+        "A file that holds that API key, on its first line.",
+        "a path",
+    )
+    elasticsearch_username: str = _setting(
+        "",
+        _text,
+        "The user for Elasticsearch, where there is no API key.",
+        "a name",
+    )
+    elasticsearch_password: str = _setting(
+        "",
+        _text,
+        "The password of that user; better in a file.",
+        "one line of text",
+        is_hidden=True,
+    )
+    elasticsearch_password_file: str = _setting(
+        "",
+        _text,
+        "A file that holds that password, on its first line.",
+        "a path",
+    )
+    elasticsearch_ca_file: str = _setting(
+        "",
+        _text,
+        "The certificates that may sign that of Elasticsearch (PEM); empty means those of this machine.",
+        "a path",
+    )
+    elasticsearch_fingerprint: str = _setting(
+        "",
+        _text,
+        "In place of a CA file: the SHA-256 of the certificate of Elasticsearch, or of its CA.",
+        "64 hex digits, with or without colons",
+    )
+    index_prefix: str = _setting(
+        "mail-transactions",
+        _matching(_INDEX_PREFIX),
+        "What the names of the daily indices begin with: mail-transactions-2026.11.23.",
+        "1 to 100 lower-case letters, digits, dashes and underscores, a letter first",
+    )
+    index_shards: int = _setting(
+        1,
+        _whole_number(1, 1000),
+        "The number of primary shards of a daily index.",
+        "a number from 1 to 1000",
+    )
+    index_replicas: int = _setting(
+        1,
+        _whole_number(0, 100),
+        "The number of copies of each shard.",
+        "a number from 0 to 100",
+    )
+
+
+def read_settings(environment: Mapping[str, str], config: Path | None = None) -> Settings:
+    """Return the settings of the environment and of the file `config`. Raises UsageError."""
+    values: dict[str, Any] = {} if config is None else _read_file(config)
+    for each in fields(Settings):
+        name = PREFIX + each.name.upper()
+        if environment.get(name):
+            values[each.name] = _read(each.name, name, environment[name])
+    return Settings(**values)
+
+
+def _read_file(config: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(config.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {config}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {config}: expected a TOML file: {error}") from error
+    known = {(PREFIX + each.name).lower(): each.name for each in fields(Settings)}
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        if name not in known:
+            raise UsageError(f"--config {config}: no setting is named {name!r}; expected one of {', '.join(known)}")
+        values[known[name]] = _read(known[name], f"{name} in {config}", value)
+    return values
+
+
+def _read(name: str, shown: str, value: object) -> Any:  # noqa: ANN401 - each setting has its own type
+    metadata = next(each.metadata for each in fields(Settings) if each.name == name)
+    try:
+        return metadata["read"](value)
+    except ValueError:
+        what = "the value" if metadata.get("hidden") else repr(value)
+        raise UsageError(f"{shown}: {what} is not right; expected {metadata['expected']}") from None

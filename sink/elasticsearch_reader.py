@@ -73,7 +73,8 @@ class ElasticsearchReader:
         """Return the documents of at most `limit` mails by date, newest first, then by id; see DocumentReader."""
         found: list[tuple[int, str, int, bytes]] = []
         mails: set[str] = set()
-        for hit in self._hits(selection, source=True, at_once=min(limit + 1, _DOCUMENTS_AT_ONCE)):
+        names = self._indices(selection)
+        for hit in self._hits(names, selection, at_once=min(limit + 1, _DOCUMENTS_AT_ONCE)):
             milliseconds = int(hit["sort"][0])
             # All documents of the last millisecond are read, so that of these the first by id are given.
             if len(mails) >= limit and -milliseconds != found[-1][0]:
@@ -88,18 +89,21 @@ class ElasticsearchReader:
     def count(self, selection: Selection) -> int:
         """Return the number of mails; see DocumentReader."""
         body = {"query": _query(selection, paged=False), "size": 0, "track_total_hits": True}
-        answer = self._search(selection, body)
+        names = self._indices(selection)
+        answer = self._search(names, body)
         plain = int(answer["hits"]["total"]["value"]) if answer else 0
-        return plain + len({_mail_of(each) for each in self._paged(selection)})
+        return plain + len({_mail_of(hit["_source"]) for hit in self._hits(names, selection, paged=True)})
 
     def count_by(self, selection: Selection, field: str) -> dict[str, int]:
         """Return how many mails have each value of `field`; see DocumentReader."""
         source = {"terms": {"field": _FIELD_OF.get(field, field), "missing_bucket": True}}
         counts: Counter[str] = Counter()
-        for value, number in self._buckets(selection, source):
+        names = self._indices(selection)
+        for value, number in self._buckets(names, selection, source):
             counts["" if value is None else str(value)] += number
         values: dict[str, set[str]] = {}
-        for page in self._paged(selection):
+        for hit in self._hits(names, selection, paged=True):
+            page = hit["_source"]
             values.setdefault(_mail_of(page), set()).update(_values_of(page, field))
         for found in values.values():
             counts.update(found - {""} or {""})
@@ -109,42 +113,43 @@ class ElasticsearchReader:
         """Return how many mails begin in each quarter hour; see DocumentReader."""
         source = {"date_histogram": {"field": "date", "fixed_interval": f"{BUCKET_MS}ms"}}
         counts: Counter[int] = Counter()
-        for value, number in self._buckets(selection, source):
+        names = self._indices(selection)
+        for value, number in self._buckets(names, selection, source):
             counts[int(value)] += number
-        begin = {
-            _mail_of(hit["_source"]): int(hit["sort"][0]) for hit in self._hits(selection, source=True, paged=True)
-        }
+        begin = {_mail_of(hit["_source"]): int(hit["sort"][0]) for hit in self._hits(names, selection, paged=True)}
         counts.update(milliseconds // BUCKET_MS * BUCKET_MS for milliseconds in begin.values())
         return dict(counts)
 
-    def _paged(self, selection: Selection) -> Iterator[Document]:
-        """Yield the matching pages of mails with several."""
-        return (hit["_source"] for hit in self._hits(selection, source=True, paged=True))
-
     def _hits(
-        self, selection: Selection, *, source: bool, paged: bool | None = None, at_once: int = _DOCUMENTS_AT_ONCE
+        self,
+        names: Sequence[str],
+        selection: Selection,
+        *,
+        paged: bool | None = None,
+        at_once: int = _DOCUMENTS_AT_ONCE,
     ) -> Iterator[dict[str, Any]]:
         body: dict[str, Any] = {
             "query": _query(selection, paged=paged),
             "size": at_once,
             "sort": [{"date": "desc"}, {"id": "asc"}],
             "track_total_hits": False,
-            "_source": source,
         }
         while True:
-            answer = self._search(selection, body)
+            answer = self._search(names, body)
             hits = answer["hits"]["hits"] if answer else []
             yield from hits
             if len(hits) < body["size"]:
                 return
             body = {**body, "size": _DOCUMENTS_AT_ONCE, "search_after": hits[-1]["sort"]}
 
-    def _buckets(self, selection: Selection, source: Mapping[str, Any]) -> Iterator[tuple[Any, int]]:
+    def _buckets(
+        self, names: Sequence[str], selection: Selection, source: Mapping[str, Any]
+    ) -> Iterator[tuple[Any, int]]:
         """Yield each value with its number of documents of one page: all of them, however many there are."""
         composite: dict[str, Any] = {"size": _BUCKETS_AT_ONCE, "sources": [{"value": source}]}
         while True:
             body = {"query": _query(selection, paged=False), "size": 0, "aggs": {"by": {"composite": composite}}}
-            answer = self._search(selection, body)
+            answer = self._search(names, body)
             found = answer["aggregations"]["by"] if answer else {}
             for bucket in found.get("buckets", ()):
                 yield bucket["key"]["value"], int(bucket["doc_count"])
@@ -152,16 +157,15 @@ class ElasticsearchReader:
                 return
             composite = {**composite, "after": found["after_key"]}
 
-    def _search(self, selection: Selection, body: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the answer to one search; None where no index is to be asked. Raises StoreError."""
-        names = self._indices(selection)
+    def _search(self, names: Sequence[str], body: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the answer to one search of these indices; None where there are none. Raises StoreError."""
         if not names:
             return None
         # Names go into the body: a year of them is too long for an address.
         header = {"index": names, "ignore_unavailable": True, "allow_partial_search_results": True}
         lines = orjson.dumps(header) + b"\n" + orjson.dumps(body) + b"\n"
         answer = self._server.ask("POST", "/_msearch", "to search", body=lines, seconds=_SECONDS)
-        (found,) = answer["responses"]
+        found: dict[str, Any] = answer["responses"][0]
         if "error" in found:
             reason = str(found["error"].get("reason") or found["error"].get("type"))
             raise StoreError(explain(int(found.get("status", 500)), reason, self._server.shown, "to search"))
@@ -170,8 +174,6 @@ class ElasticsearchReader:
             reasons = [str(each.get("reason", {}).get("reason", "")) for each in shards.get("failures", ())]
             first = next((f" ({reason})" for reason in reasons if reason), "")
             self._fault(f"{shards['failed']} of {shards['total']} shards did not answer{first}: mail is missing here")
-        if not isinstance(found, dict):
-            raise StoreError(f"Elasticsearch at {self._server.shown} answers no search")
         return found
 
     def _indices(self, selection: Selection) -> list[str]:

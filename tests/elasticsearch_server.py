@@ -7,11 +7,9 @@ node has free loopback ports, a folder of its own, and keeps both through `kill`
 
 from __future__ import annotations
 
-import argparse
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
@@ -20,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from tests.jars import ServerError, end, free_port, jars
+from tests.jars import ServerError, end, foreground, free_port, jars
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -170,27 +168,9 @@ def running(
         node.kill()
 
 
-def main() -> int:
-    """Run a node in the foreground until Ctrl-C."""
-    parser = argparse.ArgumentParser(description="An Elasticsearch on a loopback port, for trying things out.")
-    parser.add_argument("--port", type=int, default=0, help="default: a free one")
-    args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with tempfile.TemporaryDirectory(prefix="mailspan-elasticsearch-") as folder:
-            print("starting Elasticsearch; the first time its jars are fetched", flush=True)
-            with running(Path(folder), port=args.port) as node:
-                print(f"Elasticsearch {VERSION} answers at {node.url}; Ctrl-C ends it and drops its data", flush=True)
-                print(f"export MAILSPAN_ELASTICSEARCH_URL={node.url}", flush=True)
-                node.wait()
-                print(f"Elasticsearch ended: {node.tail()}", file=sys.stderr)
-                return 1
-    except KeyboardInterrupt:
-        return 0
-    except ServerError as error:
-        print(f"make elasticsearch: {error}", file=sys.stderr)
-        return 3
+def _greeting(node: Node) -> str:
+    return f"Elasticsearch {VERSION} answers at {node.url}\nexport MAILSPAN_ELASTICSEARCH_URL={node.url}"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(foreground("Elasticsearch", lambda folder, port: running(folder, port=port), _greeting))

@@ -5,22 +5,27 @@ They go into build/NAME/VERSION or, where MAILSPAN_CACHE_DIR names one, a folder
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    import signal
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
 ROOT = Path(__file__).parent.parent
 INSTALL = "install a JDK, 17 or newer, and Maven (Debian, Ubuntu: apt-get install default-jdk-headless maven)"
 _STOP_SECONDS = 60.0
+
+ServerT = TypeVar("ServerT", bound="Process")
 
 
 class ServerError(Exception):
@@ -86,3 +91,36 @@ def end(process: subprocess.Popen[bytes] | None, number: signal.Signals) -> None
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+class Process(Protocol):
+    """A server that runs."""
+
+    def wait(self) -> None:
+        """Wait until it ends."""
+
+    def tail(self) -> str:
+        """Return the end of what it said."""
+
+
+def foreground(
+    name: str, running: Callable[[Path, int], AbstractContextManager[ServerT]], greeting: Callable[[ServerT], str]
+) -> int:
+    """Run a server in a folder of its own until Ctrl-C, for trying things out; return the exit code of the command."""
+    parser = argparse.ArgumentParser(description=f"{name} on a loopback port, for trying things out.")
+    parser.add_argument("--port", type=int, default=0, help="default: a free one")
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"mailspan-{name.lower()}-") as folder:
+            print(f"starting {name}; the first time its jars are fetched", flush=True)
+            with running(Path(folder), args.port) as server:
+                print(f"{greeting(server)}\nCtrl-C ends it and drops its data", flush=True)
+                server.wait()
+                print(f"{name} ended: {server.tail()}", file=sys.stderr)
+                return 1
+    except KeyboardInterrupt:
+        return 0
+    except ServerError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 3

@@ -6,23 +6,21 @@ A broker has free loopback ports, a folder of its own, and keeps both through `k
 
 from __future__ import annotations
 
-import argparse
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from base64 import b64encode
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from tests.jars import INSTALL, ServerError, end, free_port, jars
+from tests.jars import INSTALL, ServerError, end, foreground, free_port, jars
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 VERSION = "4.3.1"
 _ARTIFACTS = (
@@ -218,27 +216,9 @@ def running(folder: Path, **options: object) -> Iterator[Broker]:
         broker.kill()
 
 
-def main() -> int:
-    """Run a broker in the foreground until Ctrl-C."""
-    parser = argparse.ArgumentParser(description="A Kafka broker on a loopback port, for trying things out.")
-    parser.add_argument("--port", type=int, default=0, help="default: a free one")
-    args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with tempfile.TemporaryDirectory(prefix="mailspan-kafka-") as folder:
-            print("starting Kafka; the first time its jars are fetched", flush=True)
-            with running(Path(folder), port=args.port) as broker:
-                print(f"Kafka {VERSION} listens at {broker.address}; Ctrl-C ends it and drops its data", flush=True)
-                print(f"export MAILSPAN_KAFKA_BOOTSTRAP_SERVERS={broker.address}", flush=True)
-                broker.wait()
-                print(f"the broker ended: {broker.tail()}", file=sys.stderr)
-                return 1
-    except KeyboardInterrupt:
-        return 0
-    except ServerError as error:
-        print(f"make kafka: {error}", file=sys.stderr)
-        return 3
+def _greeting(broker: Broker) -> str:
+    return f"Kafka {VERSION} listens at {broker.address}\nexport MAILSPAN_KAFKA_BOOTSTRAP_SERVERS={broker.address}"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(foreground("Kafka", lambda folder, port: running(folder, port=port), _greeting))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.kafka_reading import read_all
+from tests.running import environment, mailspan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,26 +31,17 @@ class Site:
         self.prefix = next(_prefixes)
         self.address = broker.address
         self.settings = {
-            "MAILSPAN_KAFKA_BOOTSTRAP_SERVERS": broker.address,
-            "MAILSPAN_TOPIC_PREFIX": self.prefix,
-            "MAILSPAN_PARTITIONS": str(PARTITIONS),
-            "MAILSPAN_STATE_DIR": str(folder / "state"),
+            "KAFKA_BOOTSTRAP_SERVERS": broker.address,
+            "TOPIC_PREFIX": self.prefix,
+            "PARTITIONS": str(PARTITIONS),
+            "STATE_DIR": str(folder / "state"),
         }
 
     def environment(self, **settings: str) -> dict[str, str]:
-        kept_ones = {name: value for name, value in os.environ.items() if not name.startswith("MAILSPAN_")}
-        changed = {f"MAILSPAN_{name}": value for name, value in settings.items()}
-        return {**kept_ones, "TZ": "UTC", "PYTHONPATH": str(ROOT), **self.settings, **changed}
+        return environment({**self.settings, **settings})
 
     def run(self, *arguments: str, given: bytes = b"", **settings: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [sys.executable, "-m", "mailspan", *arguments],
-            input=given,
-            capture_output=True,
-            check=False,
-            env=self.environment(**settings),
-            timeout=120,
-        )
+        return mailspan(*arguments, given=given, settings={**self.settings, **settings})
 
     def tailing(self, *patterns: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
         return self.producing("tail", *patterns)

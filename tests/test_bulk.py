@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from datetime import date
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread, Timer
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -27,6 +23,8 @@ from sink.elasticsearch_settings import connection_of
 from sink.elasticsearch_writer import ElasticsearchWriter
 from sink.index_template import Wanted, template
 from sink.store import Selection
+from tests.running import mailspan
+from tests.scripted_http import Asked, Reply, scripted_http
 from tests.search_documents import document
 
 if TYPE_CHECKING:
@@ -38,9 +36,6 @@ ROOT = Path(__file__).parent.parent
 LOGS = [str(ROOT / "tests" / "corpus" / name) for name in ("edge1.mail.log", "osm.mail.log", "store.exim-mainlog")]
 EVER = date(1990, 1, 1)
 ITEMS = [Item("mail-2026.11.23", f"mx1/{number}", 65536, b'{"a":1}') for number in range(3)]
-
-Step = tuple[int, object] | None
-"""An answer: its status and JSON; None: the connection is closed without one."""
 
 
 def answer(*statuses: int | dict[str, Any], ids: tuple[str, ...] = (), errors: bool = True) -> dict[str, Any]:
@@ -140,7 +135,7 @@ def test_pauses_grow_to_a_limit() -> None:
 
 
 @contextmanager
-def scripted(*steps: Step, searching: tuple[Step, ...] = ()) -> Iterator[tuple[Server, list[list[str]]]]:
+def scripted(*steps: Reply, searching: tuple[Reply, ...] = ()) -> Iterator[tuple[Server, list[list[str]]]]:
     """Run a server that has our template and answers to _bulk by the script; yields it and the ids it was sent.
 
     What is asked but _bulk is answered by `searching`, then with no documents.
@@ -149,49 +144,18 @@ def scripted(*steps: Step, searching: tuple[Step, ...] = ()) -> Iterator[tuple[S
     searches = list(searching)
     left = list(steps)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._answer(200, {"index_templates": [{"index_template": template("mail", Wanted())}]})
+    def reply(asked: Asked) -> Reply:
+        if asked.method == "GET":
+            return 200, {"index_templates": [{"index_template": template("mail", Wanted())}]}
+        if not asked.path.startswith("/_bulk"):
+            return searches.pop(0) if searches else (200, {"hits": {"hits": []}})
+        actions = (each for line in asked.body.splitlines() for each in orjson.loads(line).items())
+        ids = [each["_id"] for name, each in actions if name in {"index", "delete"}]
+        seen.append(ids)
+        return left.pop(0) if left else (200, answer(*[201] * len(ids), ids=tuple(ids)))
 
-        def do_POST(self) -> None:
-            payload = self.rfile.read(int(self.headers["Content-Length"]))
-            if not self.path.startswith("/_bulk"):
-                self._step(searches.pop(0) if searches else (200, {"hits": {"hits": []}}))
-                return
-            actions = (each for line in payload.splitlines() for each in orjson.loads(line).items())
-            ids = [each["_id"] for name, each in actions if name in {"index", "delete"}]
-            seen.append(ids)
-            self._step(left.pop(0) if left else (200, answer(*[201] * len(ids), ids=tuple(ids))))
-
-        def _step(self, step: Step) -> None:
-            if step is None:
-                self.close_connection = True
-                return
-            status, body = step
-            self._answer(status, body)
-
-        def _answer(self, status: int, body: object) -> None:
-            is_html = isinstance(body, str) and body.startswith("<")
-            payload = str(body).encode() if is_html else orjson.dumps(body)
-            self.send_response(status)
-            self.send_header("Content-Type", "text/html" if is_html else "application/json")
-            self.send_header("Content-Length", str(len(payload)))
-            self.end_headers()
-            self.wfile.write(payload)
-
-        def log_message(self, *_arguments: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        with Server(connection_of(Settings(elasticsearch_url=f"http://127.0.0.1:{http.server_port}"))) as server:
-            yield server, seen
-    finally:
-        http.shutdown()
-        thread.join()
-        http.server_close()
+    with scripted_http(reply) as url, Server(connection_of(Settings(elasticsearch_url=url))) as server:
+        yield server, seen
 
 
 def writer_on(server: Server, *, patience: float = 60.0) -> ElasticsearchWriter:
@@ -217,7 +181,7 @@ def test_only_what_is_not_settled_is_sent_again() -> None:
 @pytest.mark.parametrize(
     "step", [None, (503, "<html>"), (429, {}), (200, {"items": []}), (200, "no"), (502, {"error": "x"})]
 )
-def test_a_request_that_failed_is_sent_again(step: Step) -> None:
+def test_a_request_that_failed_is_sent_again(step: Reply) -> None:
     with scripted(step) as (server, seen):
         found = writer_on(server).write(MAILS)
         assert (found.indexed, found.superseded) == (4, 0)
@@ -252,7 +216,7 @@ def test_a_refused_document_is_told_and_the_others_go_on() -> None:
         ((400, {"error": {"type": "illegal_argument_exception", "reason": "what?"}}), "what?"),
     ],
 )  # fmt: skip
-def test_what_somebody_must_mend_ends_the_writing(step: Step, said: str) -> None:
+def test_what_somebody_must_mend_ends_the_writing(step: Reply, said: str) -> None:
     with scripted(step) as (server, seen):
         with pytest.raises(StoreError) as caught:
             writer_on(server).write(MAILS)
@@ -312,7 +276,7 @@ BUSY_ALL = (429, {"error": {"type": "circuit_breaking_exception", "reason": "ful
 
 
 @pytest.mark.parametrize("search", [None, BUSY_ALL, (503, "<html>"), (200, "no"), (200, {"hits": 1})])
-def test_to_look_for_fragments_is_tried_again(search: Step) -> None:
+def test_to_look_for_fragments_is_tried_again(search: Reply) -> None:
     with scripted(searching=(search, search)) as (server, seen):
         assert writer_on(server).write(MAILS).indexed == 4
         assert seen == [list(IDS)]
@@ -493,13 +457,6 @@ def test_a_read_only_index_is_waited_for(node: Node) -> None:
         assert len(stored()) == 2
 
 
-def mailspan(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MAILSPAN_")}
-    environment = {**kept, "TZ": "UTC", **{f"MAILSPAN_{name}": value for name, value in settings.items()}}
-    command = [sys.executable, "-m", "mailspan", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, check=False, timeout=120, text=True)
-
-
 def parsed(*arguments: str) -> dict[str, Any]:
     found = [orjson.loads(line) for line in mailspan("parse", *arguments).stdout.splitlines()]
     return {each["id"]: each for each in found}
@@ -514,25 +471,26 @@ def test_logs_go_straight_in_and_are_what_parse_says(node: Node) -> None:
         "RETENTION_DAYS": "9999",
     }
     arguments = ("--log-host", "store", "--year", "2026", *LOGS)
-    missing = mailspan("index", "--store", node.url, *arguments, **settings)
-    assert (missing.returncode, missing.stdout) == (3, "")
-    assert missing.stderr.splitlines() == [
+    missing = mailspan("index", "--store", node.url, *arguments, settings=settings)
+    assert (missing.returncode, missing.stdout) == (3, b"")
+    assert missing.stderr.decode().splitlines() == [
         f"mailspan: Elasticsearch at {node.url}: there is no index template; run `mailspan setup`"
     ]
-    assert mailspan("setup", **settings).returncode == 0
+    assert mailspan("setup", settings=settings).returncode == 0
     expected = parsed(*arguments)
-    done = mailspan("index", "--store", node.url, *arguments, **settings)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"indexed {len(expected)} documents from ")
+    done = mailspan("index", "--store", node.url, *arguments, settings=settings)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().startswith(f"indexed {len(expected)} documents from ")
     assert node.ask("POST", "/straight-*/_refresh")[0] == 200
-    again = mailspan("index", "--store", node.url, *arguments, **settings)
-    assert again.stdout.startswith("indexed 0 documents from ")
-    half = mailspan("index", "--store", node.url, "--year", "2026", LOGS[0], **settings)  # fewer lines of some mails
+    again = mailspan("index", "--store", node.url, *arguments, settings=settings)
+    assert again.stdout.decode().startswith("indexed 0 documents from ")
+    # Fewer lines of some mails.
+    half = mailspan("index", "--store", node.url, "--year", "2026", LOGS[0], settings=settings)
     assert half.returncode == 0
     assert node.ask("POST", "/straight-*/_refresh")[0] == 200
-    found = mailspan("search", "--store", node.url, "--probes", "-r", "100000", "--json", **settings)
+    found = mailspan("search", "--store", node.url, "--probes", "-r", "100000", "--json", settings=settings)
     assert {each["id"]: each for each in map(orjson.loads, found.stdout.splitlines())} == expected
-    follow = mailspan("index", "--follow", "--store", node.url, *arguments, **settings)
-    assert (follow.returncode, "--follow" in follow.stderr) == (2, True)
-    kept = mailspan("index", "--store", node.url, *arguments, **{**settings, "RETENTION_DAYS": "1"})
-    assert "are of days older than MAILSPAN_RETENTION_DAYS: left out" in kept.stderr
+    follow = mailspan("index", "--follow", "--store", node.url, *arguments, settings=settings)
+    assert (follow.returncode, "--follow" in follow.stderr.decode()) == (2, True)
+    kept = mailspan("index", "--store", node.url, *arguments, settings={**settings, "RETENTION_DAYS": "1"})
+    assert "are of days older than MAILSPAN_RETENTION_DAYS: left out" in kept.stderr.decode()

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import gzip
-import os
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.running import ROOT, mailspan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 CORPUS = ROOT / "tests" / "corpus"
 EDGE = CORPUS / "edge1.mail.log"
 READING = ("--zone", "UTC", "--year", "2026")
-
-
-def mailspan(*arguments: str, zone: str = "UTC", given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    environment = {**os.environ, "TZ": zone, "PYTHONPATH": str(ROOT)}
-    environment.pop("MAILSPAN_STORE", None)
-    command = [sys.executable, "-m", "mailspan", *arguments]
-    return subprocess.run(command, input=given, capture_output=True, check=False, env=environment, timeout=120)
 
 
 def documents_of(output: bytes) -> dict[str, bytes]:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from contextlib import contextmanager
 from datetime import date, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -25,6 +20,8 @@ from sink.index_template import VERSION, Wanted, is_made_of, lifecycle, mapping,
 from sink.indexed import HIDDEN, indexed
 from sink.indices import day_of, index_of, index_of_day
 from tests import golden
+from tests.running import mailspan
+from tests.scripted_http import Asked, Reply, scripted_http
 from tests.search_documents import all_documents
 
 if TYPE_CHECKING:
@@ -203,18 +200,18 @@ def test_a_refused_mapping_does_not_keep_others_from_theirs(node: Node) -> None:
     of_old = {"mappings": {"properties": {"id": {"type": "long"}}}}
     for day in ("01", "02"):
         assert node.ask("PUT", f"/refusing-2026.11.{day}", of_old)[0] == 200  # before there was a template
-    assert mailspan("setup", ELASTICSEARCH_URL=node.url, INDEX_PREFIX="refusing").returncode == 3
+    assert mailspan("setup", settings={"ELASTICSEARCH_URL": node.url, "INDEX_PREFIX": "refusing"}).returncode == 3
     assert node.ask("PUT", "/refusing-2026.11.03", {})[0] == 200  # by our template, and then as if it were of old
     assert node.ask("PUT", "/refusing-2026.11.03/_mapping", {"_meta": {}})[0] == 200
-    done = mailspan("setup", ELASTICSEARCH_URL=node.url, INDEX_PREFIX="refusing")
+    done = mailspan("setup", settings={"ELASTICSEARCH_URL": node.url, "INDEX_PREFIX": "refusing"})
     assert done.returncode == 3
-    assert [line.partition(" (")[0] for line in done.stdout.splitlines()[-3:]] == [
+    assert [line.partition(" (")[0] for line in done.stdout.decode().splitlines()[-3:]] == [
         "index refusing-2026.11.01: mapping refused",
         "index refusing-2026.11.02: mapping refused",
         "index refusing-2026.11.03: mapping updated",
     ]
-    assert "to update the mapping of refusing-2026.11.01 " in done.stderr
-    assert done.stderr.endswith("; 2 indices keep theirs\n")
+    assert "to update the mapping of refusing-2026.11.01 " in done.stderr.decode()
+    assert done.stderr.decode().endswith("; 2 indices keep theirs\n")
 
 
 @pytest.mark.slow
@@ -289,28 +286,21 @@ def test_an_index_without_shards_is_deleted_too(node: Node, capsys: pytest.Captu
     assert node.ask("GET", "/red-2001.01.02")[0] == 404
 
 
-def mailspan(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MAILSPAN_")}
-    environment = {**kept, "TZ": "UTC", **{f"MAILSPAN_{name}": value for name, value in settings.items()}}
-    command = [sys.executable, "-m", "mailspan", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, check=False, timeout=60, text=True)
-
-
 @pytest.mark.slow
 def test_the_commands(node: Node) -> None:
-    done = mailspan("setup", "--dry-run", ELASTICSEARCH_URL=node.url, INDEX_PREFIX="by-command")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "template by-command: would be created" in done.stdout.splitlines()
+    done = mailspan("setup", "--dry-run", settings={"ELASTICSEARCH_URL": node.url, "INDEX_PREFIX": "by-command"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "template by-command: would be created" in done.stdout.decode().splitlines()
     assert node.ask("GET", "/_index_template/by-command")[0] == 404
-    assert mailspan("setup", ELASTICSEARCH_URL=node.url, INDEX_PREFIX="by-command").returncode == 0
+    assert mailspan("setup", settings={"ELASTICSEARCH_URL": node.url, "INDEX_PREFIX": "by-command"}).returncode == 0
     assert node.ask("GET", "/_index_template/by-command")[0] == 200
     done = mailspan("setup")
     assert done.returncode == 2
-    assert "MAILSPAN_KAFKA_BOOTSTRAP_SERVERS is not set, nor is MAILSPAN_ELASTICSEARCH_URL" in done.stderr
+    assert "MAILSPAN_KAFKA_BOOTSTRAP_SERVERS is not set, nor is MAILSPAN_ELASTICSEARCH_URL" in done.stderr.decode()
     assert node.ask("PUT", "/by-command-2001.01.01", {})[0] == 200
-    done = mailspan("retention", "--store", node.url, INDEX_PREFIX="by-command")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("by-command-2001.01.01          0 documents\ndeleted 1 indices")
+    done = mailspan("retention", "--store", node.url, settings={"INDEX_PREFIX": "by-command"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().startswith("by-command-2001.01.01          0 documents\ndeleted 1 indices")
     assert node.ask("GET", "/by-command-2001.01.01")[0] == 404
 
 
@@ -319,35 +309,14 @@ def policies(status: int, body: bytes) -> Iterator[tuple[Server, list[tuple[str,
     """Run a server that answers so when it is asked for policies, and accepts what is put there."""
     seen: list[tuple[str, str, Any]] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._answer(status, body)
+    def reply(asked: Asked) -> Reply:
+        if asked.method == "GET":
+            return status, body
+        seen.append((asked.method, asked.path, orjson.loads(asked.body)))
+        return 200, {"acknowledged": True}
 
-        def do_PUT(self) -> None:
-            payload = self.rfile.read(int(self.headers["Content-Length"]))
-            seen.append(("PUT", self.path, orjson.loads(payload)))
-            self._answer(200, b'{"acknowledged":true}')
-
-        def _answer(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_arguments: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        with Server(connection_of(Settings(elasticsearch_url=f"http://127.0.0.1:{http.server_port}"))) as server:
-            yield server, seen
-    finally:
-        http.shutdown()
-        thread.join()
-        http.server_close()
+    with scripted_http(reply) as url, Server(connection_of(Settings(elasticsearch_url=url))) as server:
+        yield server, seen
 
 
 def stored(**changes: object) -> bytes:

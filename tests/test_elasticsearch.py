@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +15,7 @@ from sink.elasticsearch import NoAnswerError, Server
 from sink.elasticsearch_settings import connection_of, is_elasticsearch
 from tests.certificates import Authority
 from tests.jars import free_port
+from tests.scripted_http import Asked, Reply, scripted_http
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,29 +31,12 @@ def scripted(status: int, body: bytes, context: ssl.SSLContext | None = None) ->
     """Run a server that always gives this answer; yields its URL and the Authorization headers it saw."""
     seen: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            seen.append(self.headers.get("Authorization", ""))
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def reply(asked: Asked) -> Reply:
+        seen.append(asked.headers.get("authorization", ""))
+        return status, body
 
-        def log_message(self, *_arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    if context is not None:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"{'http' if context is None else 'https'}://127.0.0.1:{server.server_port}", seen
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with scripted_http(reply, context) as url:
+        yield url, seen
 
 
 GOOD = b'{"version":{"number":"8.19.3"}}'

@@ -14,7 +14,7 @@ from reducer.assembler import Assembler
 from tests.fuzz.__main__ import check, failure_of, main, make_smaller
 from tests.fuzz.checks import Broken, as_stored, check_lines, check_transaction, faults_of, in_parts, new_parser
 from tests.fuzz.lines import BLOCK_LINES, Source, encode
-from tests.test_commands import mailspan
+from tests.running import mailspan
 
 if TYPE_CHECKING:
     from pathlib import Path

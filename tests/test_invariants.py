@@ -32,7 +32,7 @@ from mailspan.grammar import REVISION, Parser
 from mailspan.queue_id import TIME_OF
 from mailspan.record import Record, Stamp
 from reducer.assembler import Assembler
-from tests.test_commands import mailspan
+from tests.running import mailspan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

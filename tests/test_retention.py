@@ -19,8 +19,8 @@ from sink.sqlite import open_for_writing
 from sink.sqlite_reader import SqliteReader
 from sink.sqlite_retention import days_before, delete_before, first_kept_day
 from sink.store import Selection
+from tests.running import ROOT, mailspan
 from tests.search_documents import Document, all_documents, attempt, document, pages
-from tests.test_commands import ROOT, mailspan
 
 TODAY = date(2026, 12, 10)
 EVERYTHING = Selection(all_of=())

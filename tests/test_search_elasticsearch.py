@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -21,6 +18,7 @@ from sink.indices import index_of
 from sink.sqlite import open_for_writing
 from sink.store import Selection
 from tests.jars import free_port
+from tests.running import mailspan
 from tests.search_documents import all_documents, document, stamp
 from tests.test_search_oracle import compare, milliseconds
 
@@ -130,13 +128,6 @@ def test_no_index_at_all_finds_nothing(node: Node) -> None:
     assert reader.count_by_date(selection) == {}
 
 
-def search(*arguments: str, **settings: str) -> subprocess.CompletedProcess[bytes]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MAILSPAN_")}
-    environment = {**kept, "TZ": "UTC", **{f"MAILSPAN_{name}": value for name, value in settings.items()}}
-    command = [sys.executable, "-m", "mailspan", "search", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, check=False, timeout=60)
-
-
 def test_the_command_prints_the_same_from_both_stores(node: Node, reader: ElasticsearchReader, tmp_path: Path) -> None:
     assert reader.faults == []  # its documents are there
     with open_for_writing(tmp_path / "mail.db") as store:
@@ -151,24 +142,26 @@ def test_the_command_prints_the_same_from_both_stores(node: Node, reader: Elasti
         ("--subject", "köln", "--probes"),
         ("-i", "none-has-this"),
     ):
-        one, other = (search(*arguments, STORE=each, INDEX_PREFIX="oracle") for each in stores)
+        one, other = (
+            mailspan("search", *arguments, settings={"STORE": each, "INDEX_PREFIX": "oracle"}) for each in stores
+        )
         assert other.stdout == one.stdout
         assert other.returncode == one.returncode
-    assert search("--follow", "--store", node.url).returncode == 2
+    assert mailspan("search", "--follow", "--store", node.url).returncode == 2
 
 
 def test_what_is_missing_ends_the_command_with_3(node: Node) -> None:
     mails = days(node, "closed")
     name = index_of("closed", mails[4]["date"])
     assert node.ask("POST", f"/{name}/_close")[0] == 200
-    done = search("--count", "--store", node.url, INDEX_PREFIX="closed")
+    done = mailspan("search", "--count", "--store", node.url, settings={"INDEX_PREFIX": "closed"})
     assert (done.returncode, done.stdout) == (3, b"9\n")
     assert done.stderr.decode() == f"mailspan: {name} is closed: its mail is missing here; open it\n"
 
 
 def test_no_server_is_one_line_and_3() -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    done = search("bob@example.com", "--store", url)
+    done = mailspan("search", "bob@example.com", "--store", url)
     assert done.returncode == 3
     assert done.stderr.decode().startswith(f"mailspan: no Elasticsearch answers at {url} (")
     assert len(done.stderr.splitlines()) == 1

@@ -16,8 +16,8 @@ import pytest
 from sink.sqlite import open_for_writing
 from sink.sqlite_reader import SqliteReader
 from sink.store import Selection
+from tests.running import ROOT, mailspan
 from tests.search_documents import Document, attempt, document
-from tests.test_commands import ROOT, mailspan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

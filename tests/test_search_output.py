@@ -15,8 +15,8 @@ import pytest
 
 from search.output import Layout, count_lines, json_line, text_form
 from sink.sqlite import open_for_writing
+from tests.running import ROOT, mailspan
 from tests.search_documents import attempt, document, pages
-from tests.test_commands import ROOT, mailspan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

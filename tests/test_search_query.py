@@ -22,8 +22,8 @@ from sink.sqlite import open_for_writing
 from sink.sqlite_reader import SqliteReader
 from sink.store import Selection
 from sink.terms import fold, terms_of
+from tests.running import ROOT, mailspan
 from tests.search_documents import Document, attempt, document, pages
-from tests.test_commands import ROOT, mailspan
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,7 +20,7 @@ from mailspan.grammar import Parser, syslog
 from mailspan.inputs import Inputs, ReadSettings
 from mailspan.record import Record
 from reducer.assembler import Assembler
-from tests.test_commands import mailspan
+from tests.running import mailspan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,7 +5,6 @@ Each child is ended by its process id. What a fleet is asked to survive is in te
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from bench.generate import Options, generate
 from bench.world import Truth
+from tests.running import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,13 +115,7 @@ class Fleet:
             "COMMIT_INTERVAL_SECONDS": "0.5",
             **settings,
         }
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("MAILSPAN_")}
-        return {
-            **kept,
-            "TZ": "UTC",
-            "PYTHONPATH": str(ROOT),
-            **{f"MAILSPAN_{name}": value for name, value in ours.items()},
-        }
+        return environment(ours)
 
     def _by_host(self) -> dict[str, list[bytes]]:
         found: dict[str, list[bytes]] = {}

@@ -1,0 +1,36 @@
+"""mailspan as a process of its own, with no settings but those a test gives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT = Path(__file__).parent.parent
+NONE: Mapping[str, str] = {}
+
+
+def environment(settings: Mapping[str, str], zone: str = "UTC") -> dict[str, str]:
+    """Return the environment with these settings, named without MAILSPAN_, and no others."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MAILSPAN_")}
+    given = {f"MAILSPAN_{name}": value for name, value in settings.items()}
+    return {**kept, "TZ": zone, "PYTHONPATH": str(ROOT), **given}
+
+
+def mailspan(
+    *arguments: str, zone: str = "UTC", given: bytes = b"", settings: Mapping[str, str] = NONE
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command to its end; `given` is its standard input."""
+    return subprocess.run(
+        [sys.executable, "-m", "mailspan", *arguments],
+        input=given,
+        env=environment(settings, zone),
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
