@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from mailspan.document import FIELDS
 from mailspan.errors import StoreError
 from sink.daily_indices import DailyIndices
 from sink.elasticsearch_settings import explain
+from sink.index_template import mapping
 from sink.indexed import HIDDEN, SUBJECT, TERMS, UPDATED
 from sink.indices import day_of_ms
 from sink.sqlite_facets import COLUMNS, facets_of
@@ -45,18 +45,8 @@ _FIELD_OF = {
 """The index's field for a field that is counted by, where it has another name."""
 
 
-def _places(*names: str) -> dict[str, int]:
-    return {name: place for place, name in enumerate(names)}
-
-
-_DOCUMENT = _places(*(field.name for field in FIELDS))
-_DELIVERY = _places(
-    "recipient", "original_recipient", "relay", "relay_ip", "relay_port", "status", "outcome", "dsn", "code", "date",
-    "delay_seconds", "delays", "mailer", "next_queue_id", "mailbox", "tls",
-)  # fmt: skip
-_LINK = _places("kind", "queue_id", "host")
-_DELAYS = _places("before_queue", "in_queue", "connection", "transmission")
-"""The order of the fields of each object, as documents are written; a test compares the bytes."""
+_FIELDS = mapping(has_wildcard=True)["properties"]
+"""In the order in which documents are written; a test compares the bytes."""
 
 
 class ElasticsearchReader:
@@ -79,7 +69,7 @@ class ElasticsearchReader:
             # All documents of the last millisecond are read, so that of these the first by id are given.
             if len(mails) >= limit and -milliseconds != found[-1][0]:
                 break
-            document = _in_order(hit["_source"])
+            document = _in_order(hit["_source"], _FIELDS)
             mails.add(_mail_of(document))
             found.append((-milliseconds, _mail_of(document), document.get("page", 0), orjson.dumps(document)))
         found.sort()
@@ -250,19 +240,14 @@ def _escaped(text: str) -> str:
     return text
 
 
-def _in_order(document: Document) -> Document:
+def _in_order(value: Any, fields: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
     """Return a document with its fields in their order again: Elasticsearch mixes them as it leaves hidden ones out."""
-    found = _sorted(document, _DOCUMENT)
-    found["to"] = [_sorted(each, _DELIVERY) for each in document["to"]]
-    found["links"] = [_sorted(each, _LINK) for each in document["links"]]
-    for each in found["to"]:
-        if "delays" in each:
-            each["delays"] = _sorted(each["delays"], _DELAYS)
-    return found
-
-
-def _sorted(value: Mapping[str, Any], places: Mapping[str, int]) -> dict[str, Any]:
-    return {name: value[name] for name in sorted(value, key=lambda name: places.get(name, len(places)))}
+    if isinstance(value, list):
+        return [_in_order(each, fields) for each in value]
+    if not isinstance(value, dict):
+        return value
+    names = [*(name for name in fields if name in value), *(name for name in value if name not in fields)]
+    return {name: _in_order(value[name], fields.get(name, {}).get("properties", {})) for name in names}
 
 
 def _mail_of(document: Document) -> str:

@@ -38,7 +38,7 @@ _BY_TYPE: dict[str, Mapped] = {
     "time": {"type": "date"},
     "array of {kind, queue_id, host}": {"properties": dict.fromkeys(("kind", "queue_id", "host"), _KEYWORD)},
 }
-_DELIVERY: dict[str, Mapped] = {
+_DELIVERY: dict[str, Mapped] = {  # in the order of deliveries.delivery
     "recipient": _FOLDED,
     "original_recipient": _FOLDED,
     "relay": _FOLDED,
@@ -54,8 +54,8 @@ _DELIVERY: dict[str, Mapped] = {
         "properties": {name: {"type": "float"} for name in ("before_queue", "in_queue", "connection", "transmission")}
     },
     "mailer": _KEYWORD,
-    "mailbox": _FOLDED,
     "next_queue_id": _KEYWORD,
+    "mailbox": _FOLDED,
     "tls": _KEYWORD,
 }
 _EXCEPTIONS: dict[str, Mapped] = {
