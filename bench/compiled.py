@@ -29,7 +29,8 @@ MODULES = (
     *(f"mailspan/grammar/{name}.py" for name in ("__init__", "kind", "syslog", "postfix_read", "sendmail_read")),
     *(f"mailspan/grammar/{name}.py" for name in ("exim_read", "exim_fields", "exim_lines")),
     *(f"mailspan/grammar/{name}.py" for name in ("opensmtpd", "opensmtpd_read")),
-    *(f"reducer/{name}.py" for name in ("assembler", "effects")),
+    *(f"reducer/{name}.py" for name in ("assembler", "belonging", "effects", "forgetting", "gaps", "host")),
+    *(f"reducer/{name}.py" for name in ("lifetime", "rejections")),
 )
 NOT_REACHED = "not packing_is_not_tried_for_each"
 """A test that puts a counter in a function's place: compiled code does not look there."""

@@ -5,6 +5,7 @@ Times are compared, not measured: twice the lines may take a little more than tw
 
 from __future__ import annotations
 
+import gc
 import itertools
 import time
 import tracemalloc
@@ -20,7 +21,9 @@ from mailspan.event_time import TimeSettings
 from mailspan.grammar import MAX_NAME_CHARACTERS, Parser
 from mailspan.record import Ignored, Record, Unparsed
 from mailspan.transaction import MAX_LINKS
-from reducer.assembler import MOST_INCARNATIONS, Assembler
+from reducer.assembler import Assembler
+from reducer.belonging import MOST_INCARNATIONS
+from reducer.host import Host
 from reducer.snapshot import unpack
 
 if TYPE_CHECKING:
@@ -115,6 +118,20 @@ def run_all(make: Callable[[int], Iterable[str]], count: int) -> float:
 def test_time_grows_with_the_lines(make: Callable[[int], Iterable[str]]) -> None:
     times = run_all(make, FEW), run_all(make, MANY)
     assert times[1] < 2.5 * MANY / FEW * times[0] + 0.2, times
+
+
+def test_what_an_assembler_kept_is_free_at_once_when_it_is_dropped() -> None:
+    """A partition that is reloaded, or goes to another reducer, must not wait for the collector of cycles."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(each, Host) for each in gc.get_objects())
+        assembler = assemble(incarnations(3), Assembler(incremental=True))
+        assert sum(isinstance(each, Host) for each in gc.get_objects()) == before + 1
+        del assembler
+        assert sum(isinstance(each, Host) for each in gc.get_objects()) == before
+    finally:
+        gc.enable()
 
 
 def test_of_an_id_that_comes_again_and_again_the_last_uses_are_kept() -> None:

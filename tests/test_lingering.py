@@ -11,7 +11,7 @@ from mailspan.document import documents
 from mailspan.event_time import TimeSettings
 from mailspan.grammar import Parser
 from mailspan.record import Record
-from reducer import assembler as under_test
+from reducer import host as under_test
 from reducer import snapshot
 from reducer.assembler import Assembler
 

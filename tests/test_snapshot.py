@@ -140,7 +140,7 @@ def test_where_all_wait_to_be_written_packing_is_not_tried_for_each(monkeypatch:
         tried += 1
         return whether_it_waits(newest)
 
-    monkeypatch.setattr("reducer.assembler.waits", counted)
+    monkeypatch.setattr("reducer.host.waits", counted)
     assembler = Assembler(incremental=True, most_unpacked=100)
     feed(assembler, (f"Mar  9 06:00:00 mx1 {line.replace('4A1B', f'{n:04X}')}" for n in range(1000) for line in LINES))
     assert 0 < tried < 10_000
