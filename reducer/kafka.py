@@ -25,6 +25,7 @@ from confluent_kafka import (
 from mailspan.errors import MailspanError, UsageError
 from mailspan.kafka_settings import CREDENTIALS, explain, is_telling
 from mailspan.topics import OPEN_TRANSACTIONS, RAW, TRANSACTIONS, topic_name
+from reducer.in_time import HeldError, call_in_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,13 +38,14 @@ _ASK_SECONDS = 2.0
 _SLICE_SECONDS = 1.0  # between two looks at whether to stop
 _LOOK_SECONDS = 3.0
 _SAY_SECONDS = 5.0  # so long a commit may take before it is said that it waits
-_OFFSETS_SECONDS = 2 * TRANSACTION_TIMEOUT_MS / 1000  # the broker has given the transaction up long before
-_END_SECONDS = 2 * TRANSACTION_TIMEOUT_MS / 1000  # so long a transaction may take to end before a new client is tried
+_ANSWER_SECONDS = 2 * TRANSACTION_TIMEOUT_MS / 1000  # then a new client: the broker gave the transaction up long before
 _LEAST_SECONDS = 0.05  # 0 would mean not to look at all
 
 _HARMLESS = frozenset({KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._MAX_POLL_EXCEEDED})  # noqa: SLF001 - its public names
 """What the client mends by itself; after the last one it joins the group again."""
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})  # noqa: SLF001 - its public names
+_OVER = _FENCED | {KafkaError._FATAL}  # noqa: SLF001 - its public name
+"""After these no new client is taken: it would end what the other reducer does that has the name now."""
 _NO_PARTITION = frozenset(
     {KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART}  # noqa: SLF001 - its public names
 )
@@ -154,6 +156,8 @@ class ReducerKafka:
             "compression.type": "lz4",
             "queue.buffering.max.kbytes": 262144,
             "queue.buffering.max.messages": 1000000,
+            # Not to begin anew with its brokers when none can be reached: see `_send_offsets`; `_roll_back` does it.
+            "metadata.recovery.strategy": "none",
             **quiet,
             "transactional.id": f"{self._prefix}-reducer-{self._instance}",
             "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
@@ -281,15 +285,11 @@ class ReducerKafka:
                 self._produce(write)
             step("written")
             member = self._consumer.consumer_group_metadata()
-            self._patiently(
-                lambda seconds: self._producer.send_offsets_to_transaction(places, member, seconds),
-                _OFFSETS_SECONDS,
-                keeps_to_time=False,
-            )
+            self._send_offsets(places, member)
             step("offsets sent")
-            self._patiently(self._producer.commit_transaction, _END_SECONDS)
-        except (KafkaException, BufferError) as error:
-            self._abort(error)
+            self._patiently(self._producer.commit_transaction, _ANSWER_SECONDS)
+        except (KafkaException, BufferError, HeldError) as error:
+            self._roll_back(error)
 
     def state_reader(self, partitions: Sequence[int]) -> StateReader | None:
         """Return a reader of the stored state of partitions; None where nobody answers now. Raises ReducerError."""
@@ -321,8 +321,7 @@ class ReducerKafka:
     def _look_before_the_last(self) -> None:
         """Raise ReducerError where the process is to stop and nobody answers.
 
-        To send offsets takes as long as a transaction may, whatever time it is given (seen with librdkafka 2.16): where
-        the time is short, it must not be begun in vain.
+        Else the last commit would take, in vain, all the time there is to end in.
         """
         if not self._stop.is_set:
             return
@@ -348,12 +347,22 @@ class ReducerKafka:
             else:
                 return
 
-    def _patiently(
-        self, call: Callable[[float], None], most_seconds: float | None = None, *, keeps_to_time: bool = True
-    ) -> None:
+    def _send_offsets(self, places: list[TopicPartition], member: object) -> None:
+        """Send the group's offsets. Raises as `_patiently` does, and HeldError without an answer in _ANSWER_SECONDS.
+
+        The client's call keeps to no time, and may never return where the client dropped the group's coordinator from
+        its brokers meanwhile: it waits for that connection (seen with librdkafka 2.16, its issues 5456 and 5511).
+        """
+        send, until = self._producer.send_offsets_to_transaction, time.monotonic() + _ANSWER_SECONDS
+        self._patiently(
+            lambda seconds: call_in_time(
+                lambda: send(places, member, seconds), lambda: self._stop.seconds(until - time.monotonic())
+            )
+        )
+
+    def _patiently(self, call: Callable[[float], None], most_seconds: float | None = None) -> None:
         """Call until there is an answer: a broker may be away for long. Says so once; ends in time where it is to stop.
 
-        Of a call that does not keep to the time it is given no other one is begun once it is to stop.
         Raises ReducerError then, KafkaException for other answers and where there is none for `most_seconds`.
         """
         began = time.monotonic()
@@ -365,7 +374,7 @@ class ReducerKafka:
                 now = time.monotonic()
                 if not error.args[0].retriable():
                     raise
-                if self._stop.is_set and not (keeps_to_time and self._stop.seconds(_SLICE_SECONDS)):
+                if self._stop.is_set and not self._stop.seconds(_SLICE_SECONDS):
                     raise self._error(error, "to write") from error
                 if most_seconds is not None and now - began > most_seconds:
                     raise
@@ -375,39 +384,23 @@ class ReducerKafka:
             else:
                 return
 
-    def _abort(self, error: KafkaException | BufferError) -> None:
-        fault = error.args[0] if isinstance(error, KafkaException) else None
-        if isinstance(fault, KafkaError) and fault.fatal():
+    def _roll_back(self, error: KafkaException | BufferError | HeldError) -> None:
+        """Take a new client, which ends what the old one left open; raise RolledBackError, or ReducerError.
+
+        The old one is not asked to abort: it may wait for a connection that it will never open again, and it takes for
+        its own end what a broker says that came back and knows of no transaction (both seen with librdkafka 2.16).
+        Where a call still holds it, it is let go of when that call returns.
+        """
+        fault = error.args[0] if isinstance(error, KafkaException) else KafkaError(KafkaError._TIMED_OUT)  # noqa: SLF001 - its public name
+        if fault.code() in _OVER or (self._stop.is_set and not self._stop.seconds(_SLICE_SECONDS)):
             raise self._error(KafkaException(fault), "to write") from error
-        if self._stop.is_set and not self._stop.seconds(_SLICE_SECONDS):
-            late = fault if isinstance(fault, KafkaError) else KafkaError(KafkaError._TIMED_OUT)  # noqa: SLF001 - its public name
-            raise self._error(KafkaException(late), "to write") from error
+        self._producer.purge(blocking=False)
+        self._producer = Producer(self._producer_config)
         try:
-            if isinstance(fault, KafkaError) and fault.retriable():
-                self._renew_producer()
-            else:
-                self._end_transaction()
+            self._patiently(self._producer.init_transactions)
         except KafkaException as again:
             raise self._error(again, "to write") from error
-        raise RolledBackError(str(fault or error)) from error
-
-    def _end_transaction(self) -> None:
-        try:
-            self._patiently(self._producer.abort_transaction, _END_SECONDS)
-        except KafkaException as error:
-            if not error.args[0].retriable():
-                raise
-            self._renew_producer()
-
-    def _renew_producer(self) -> None:
-        """Take a new client, which ends what the old one left open.
-
-        No answer came for long. The old one may have kept a connection that it will never open again: a broker that
-        comes back as another one, seen with librdkafka 2.16.
-        """
-        self._producer.purge()
-        self._producer = Producer(self._producer_config)
-        self._patiently(self._producer.init_transactions)
+        raise RolledBackError(str(error.args[0])) from error
 
     def _count_partitions(self, name: str) -> int:
         topic = topic_name(self._prefix, name)

@@ -22,6 +22,7 @@ from mailspan.wire import Reading, find_header
 from reducer.kafka import Assignments, ReducerError, ReducerKafka, RolledBackError, StateReader, Write
 from reducer.partition import META, Options, Output, Partition
 from reducer.records import join_state, split_state
+from reducer.repeats import Repeats
 from reducer.snapshot import SnapshotError
 
 if TYPE_CHECKING:
@@ -78,6 +79,11 @@ class Loop:
         self._commit_ms: deque[float] = deque(maxlen=_COMMITS_MEASURED)
         self._most_records = _MOST_COMMIT_RECORDS
         self._dead: dict[int, list[Write]] = {}
+        self._poison = Repeats(
+            "a record cannot be applied, it goes to the dead letters",
+            "records cannot be applied, they go to the dead letters",
+            report,
+        )
 
     def run(self, stop: Stop) -> None:
         """Run; at the end what was read is committed and the group left. Raises ReducerError."""
@@ -87,6 +93,7 @@ class Loop:
             while not stop.is_set:
                 self.step()
             self._commit(everything=True)
+            self._poison.tell(time.monotonic(), at_once=True)
             self._report(self._summary())
         finally:
             if self._reader is not None:
@@ -107,6 +114,7 @@ class Loop:
         if self._waiting:
             self._restore()
         now = time.monotonic()
+        self._poison.tell(now)
         everything = now - self._all_written >= _QUIET_SECONDS
         if self._dirty_since is not None and (
             now - self._dirty_since >= self._commit_seconds or self._records >= self._most_records
@@ -136,7 +144,7 @@ class Loop:
             raise self._unreadable(number, error) from error
         except Exception as error:  # noqa: BLE001 - a fault of ours on one line must not stop all others
             reason = f"{type(error).__name__}: {error}"
-            self._report(f"a record cannot be applied, it goes to the dead letters ({reason})")
+            self._poison.note(reason, time.monotonic())
             dead = Write(DEAD_LETTER, None, message.key() or b"", value, _reason(reason, number, offset))
             self._dead.setdefault(number, []).append(dead)
 

@@ -14,7 +14,8 @@ PURE_STANDARD = {
     "__future__", "ast", "bisect", "calendar", "collections", "dataclasses", "datetime", "enum", "functools", "hashlib",
     "heapq", "ipaddress", "itertools", "re", "struct", "typing",
 }  # fmt: skip
-CLIENTS = {"reducer/kafka.py", "reducer/loop.py"}  # the edge of the reducer: a broker, and how long to wait for it
+CLIENTS = {"reducer/in_time.py", "reducer/kafka.py", "reducer/loop.py"}
+"""The edge of the reducer: a broker, and how long to wait for it."""
 PURE_LIBRARIES = {"msgspec", "orjson", "zstandard"}
 ALLOWED = {("mailspan/terminal.py", "os"), ("reducer/dictionary.py", "importlib")}
 """What else may be imported: the terminal's width, a data file of the package."""
