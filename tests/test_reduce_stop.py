@@ -33,6 +33,7 @@ print("held", flush=True)
 lock(mutex)
 """
 """A call that never returns, and that no signal interrupts."""
+UNHEARD = HELD.replace("mutex =", "__import__('os').close(2)\nmutex =", 1)
 
 
 def threads(child: Child) -> int:
@@ -42,18 +43,23 @@ def threads(child: Child) -> int:
 
 @pytest.mark.slow
 def test_a_process_that_a_call_holds_ends_all_the_same() -> None:
-    command = [sys.executable, "-c", HELD]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as held:
-        try:
+    """And so does one that has nobody to tell: its stderr is closed."""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for code in (HELD, UNHEARD)
+    ]
+    try:
+        for held in processes:
             assert held.stdout is not None
             assert held.stdout.readline() == b"held\n"
             held.send_signal(signal.SIGTERM)
             held.send_signal(signal.SIGTERM)
-            _, said = held.communicate(timeout=END_SECONDS)
-        finally:
+        said = [held.communicate(timeout=END_SECONDS)[1] for held in processes]
+    finally:
+        for held in processes:
             held.kill()
-    assert held.returncode == 3
-    assert said == b"mailspan: held by a client\n"
+    assert [held.returncode for held in processes] == [3, 3]
+    assert said == [b"mailspan: held by a client\n", b""]
 
 
 @pytest.mark.slow

@@ -40,9 +40,9 @@ class Stop:
         self._woken, wakes = socket.socketpair()
         wakes.setblocking(False)
         self._wakes = wakes  # the interpreter knows its number only
+        signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)  # first: no signal may reach only one of both
         for number in _SIGNALS:
             signal.signal(number, self._handle)
-        signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="stop", daemon=True).start()
 
     @property
@@ -70,8 +70,8 @@ class Stop:
             pass
         told_at = self._set()
         time.sleep(max(0.0, told_at + LAST_SECONDS - time.monotonic()))
-        # Not by sys.stderr: a thread that hangs may hold its lock; and not where nobody reads it.
-        if select.select([], [2], [], 0)[1]:
-            with suppress(OSError):
+        # Not by sys.stderr: a thread that hangs may hold its lock; and not where nobody reads it, or it is closed.
+        with suppress(OSError):
+            if select.select([], [2], [], 0)[1]:
                 os.write(2, f"mailspan: {sanitise(self._late)}\n".encode("utf-8", "backslashreplace"))
         os._exit(EXIT_HELD)
