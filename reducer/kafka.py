@@ -288,6 +288,7 @@ class ReducerKafka:
             self._send_offsets(places, member)
             step("offsets sent")
             self._patiently(self._producer.commit_transaction, _ANSWER_SECONDS)
+            self._fault = None  # what connections said before is over
         except (KafkaException, BufferError, HeldError) as error:
             self._roll_back(error)
 

@@ -12,10 +12,11 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from mailspan.partition import partition_of
+from reducer.kafka import Assignments, ReducerKafka
 from reducer.loop import STEPS
 from tests.chaos.__main__ import CONTROL, run
 from tests.chaos.fleet import PARTITIONS, Child, Fleet
@@ -338,6 +339,26 @@ def test_two_of_one_name_are_told_so(fleet: Fleet) -> None:
     assert first.process.returncode == 3
     said = first.log.read_text().splitlines()
     assert "each needs a MAILSPAN_INSTANCE of its own" in said[-1]
+
+
+def test_a_refusal_that_is_over_is_not_told_later(fleet: Fleet) -> None:
+    """As of a broker that refused good credentials while it started: the next fault of another kind is another one."""
+    setup(fleet)
+    no_answer = KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001 - its public name
+
+    def nothing(_said: object) -> None:
+        """Let partitions come and go, and steps pass."""
+
+    config = {"bootstrap.servers": fleet.broker.address}
+    kafka = ReducerKafka(config, fleet.prefix, "one", Assignments(nothing, nothing, nothing), nothing)
+    try:
+        kafka.start(kafka._stop)  # noqa: SLF001 - which is never told
+        kafka._note(KafkaError(KafkaError._AUTHENTICATION))  # noqa: SLF001 - as its callback does
+        assert "credentials" in str(kafka._error(no_answer, "to read"))  # noqa: SLF001
+        kafka.commit([], {}, nothing)
+        assert "credentials" not in str(kafka._error(no_answer, "to read"))  # noqa: SLF001
+    finally:
+        kafka.close()
 
 
 def test_it_waits_for_a_broker_that_is_away_and_ends_when_told_to(tmp_path: Path) -> None:
