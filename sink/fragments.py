@@ -8,10 +8,11 @@ another id: then the fragment is not kept. Pure; which documents are compared is
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sink.store import Document
 
@@ -22,6 +23,8 @@ _SAID_ONCE = (
 )  # fmt: skip
 _LISTED = ("recipients", "relays", "dsns", "links")
 _SECOND = len("2026-11-23T07:55:08")  # copies of a log may have finer stamps
+_MOST_COMPARED = 50
+"""A queue ID that is used for ever must not cost time that grows with the square: fragments too many are kept."""
 
 
 def family_of(identity: str) -> str | None:
@@ -37,18 +40,46 @@ def is_fragment(identity: str) -> bool:
     return name is not None and identity[len(name) : len(name) + 1] == "~"
 
 
-def mail_of(identity: str) -> str:
+def _mail_of(identity: str) -> str:
     """Return the id of a mail's first page."""
     return identity.partition("#")[0]
 
 
-def joined(pages: Sequence[Document]) -> Document:
+def superfluous(documents: Mapping[str, Document]) -> set[str]:
+    """Return the ids of the fragments, each with its pages, of which another of these documents says all.
+
+    Of the mails of one host and queue ID each fragment is compared with those that began last before it, for such are
+    of its time, and with the one whose ID is used once.
+    """
+    names = {family_of(id_) for id_ in documents if is_fragment(id_)}
+    pages: dict[str, list[Document]] = {}
+    for id_, document in documents.items():
+        if family_of(id_) in names:
+            pages.setdefault(_mail_of(id_), []).append(document)
+    mails = {id_: _joined(found) for id_, found in pages.items()}
+    alike: dict[str | None, list[Document]] = {}
+    for id_, mail in sorted(mails.items(), key=lambda each: _begin(each[1])):
+        alike.setdefault(family_of(id_), []).append(mail)
+    gone: set[str] = set()
+    for id_, mail in mails.items():
+        if is_fragment(id_):
+            name = family_of(id_)
+            until = bisect_right(alike[name], _begin(mail), key=_begin)
+            compared = alike[name][max(0, until - _MOST_COMPARED) : until]
+            if name in mails:
+                compared.append(mails[name])
+            if any(_says_all_of(each, mail) for each in compared):
+                gone.update(str(page["id"]) for page in pages[id_])
+    return gone
+
+
+def _joined(pages: Sequence[Document]) -> Document:
     """Return the pages of one mail as one document."""
     first = min(pages, key=lambda page: int(page["page"]))
     return {**first, **{name: [each for page in pages for each in page[name]] for name in ("to", *_LISTED)}}
 
 
-def says_all_of(whole: Document, fragment: Document) -> bool:
+def _says_all_of(whole: Document, fragment: Document) -> bool:
     """Whether nothing in the fragment is missing in the other document of its queue ID, made of more lines."""
     if whole["id"] == fragment["id"] or any(whole[name] != fragment[name] for name in ("host", "queue_id")):
         return False
@@ -68,7 +99,12 @@ def _spans(whole: Document, fragment: Document) -> bool:
     if fragment["updated"][:_SECOND] > whole["updated"][:_SECOND]:
         return False
     is_used_once: bool = whole["id"] == family_of(whole["id"])
-    return is_used_once or bool(fragment["date"][:_SECOND] >= whole["date"][:_SECOND])
+    return is_used_once or _begin(fragment) >= _begin(whole)
+
+
+def _begin(document: Document) -> str:
+    begin: str = document["date"][:_SECOND]
+    return begin
 
 
 def _different(whole: Sequence[object], fragment: Sequence[object]) -> bool:

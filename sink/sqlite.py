@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import orjson
 
 from mailspan.errors import StoreError
-from sink.fragments import family_of, is_fragment, joined, mail_of, says_all_of
+from sink.fragments import family_of, is_fragment, superfluous
 from sink.sqlite_facets import CountKey, Facets, counts_of, facets_of
 from sink.sqlite_schema import (
     LARGEST_DATE_MS,
@@ -156,24 +156,18 @@ class SqliteStore:
         stored: Mapping[str, tuple[int, int]],
     ) -> None:
         """Take fragments out of `kept`, or out of the store, where another document says all that they say."""
-        fragments = [id_ for id_ in dict.fromkeys((*stored, *kept)) if "~" in id_ and is_fragment(id_)]
-        if not fragments:
+        names = {family_of(id_) for id_ in (*stored, *kept) if "~" in id_ and is_fragment(id_)}
+        if not names:
             return
-        names = {family_of(id_) for id_ in fragments}
-        pages: dict[str, list[Document]] = {}
-        for id_ in dict.fromkeys((*stored, *kept)):
-            if family_of(id_) in names:
-                found = documents[kept[id_][0]] if id_ in kept else _load(self._connection, stored[id_][1])
-                pages.setdefault(mail_of(id_), []).append(found)
-        mails = {id_: joined(found) for id_, found in pages.items()}
-        alike: dict[str | None, list[Document]] = {}
-        for id_, mail in mails.items():
-            alike.setdefault(family_of(id_), []).append(mail)
-        for id_ in fragments:
-            if any(says_all_of(each, mails[mail_of(id_)]) for each in alike[family_of(id_)]):
-                kept.pop(id_, None)
-                if id_ in stored:
-                    remove(self._connection, [stored[id_][1]])
+        known = {
+            id_: documents[kept[id_][0]] if id_ in kept else _load(self._connection, stored[id_][1])
+            for id_ in dict.fromkeys((*stored, *kept))
+            if family_of(id_) in names
+        }
+        for id_ in superfluous(known):
+            kept.pop(id_, None)
+            if id_ in stored:
+                remove(self._connection, [stored[id_][1]])
 
     def _withdraw(self, ids: Sequence[str]) -> None:
         rows = self._connection.execute(
