@@ -126,6 +126,14 @@ def _folded(_flag: str, text: str) -> str:
     return fold(text)
 
 
+def _subject(flag: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{flag} {text!r}: expected UTF-8") from None
+    return fold(text)
+
+
 def _address(_flag: str, text: str) -> str:
     return fold(address_value(text))
 
@@ -170,7 +178,7 @@ FLAGS: dict[str, tuple[str, Callable[[str, str], str] | None]] = {
     "relay": ("-l", _relay),
     "outcome": ("-o", _one_of(OUTCOMES)),
     "dsn": ("--dsn", _dsn),
-    "subject": ("--subject", _folded),
+    "subject": ("--subject", _subject),
     "state": ("--state", _one_of(STATES)),
 }
 """Each flag with a value: its name in a message, and how its text is read (None: as a time)."""

@@ -114,6 +114,8 @@ def _outcome(item: Item, found: object) -> Outcome:
         return Outcome(Verdict.SUPERSEDED)  # it is gone already, alone or with its day
     if "failure_store" in each and each["failure_store"] in {"used", "failed"}:
         return Outcome(Verdict.REFUSED, "it went into the failure store of the index")
+    if each.get("_index", item.into) != item.into:
+        return Outcome(Verdict.HALT, f"it is an alias of {each['_index']}, not a daily index")
     error = each.get("error")
     details: dict[str, Any] = error if isinstance(error, dict) else {}
     verdict = verdict_of(each["status"], str(details.get("type", "")))

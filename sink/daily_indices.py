@@ -42,8 +42,8 @@ class DailyIndices:
 
     def all(self) -> list[Index]:
         """Return the indices, oldest first. Raises StoreError."""
-        path = f"/_resolve/index/{self._prefix}-*"
-        answer = self._server.ask("GET", path, "to list indices", query={"expand_wildcards": "open,closed,hidden"})
+        path, query = f"/_resolve/index/{self._prefix}-*", {"expand_wildcards": "open,closed,hidden"}
+        answer = self._server.ask("GET", path, "to list indices", needs="indices", query=query)
         found = []
         for each in answer["indices"]:
             day = day_of(self._prefix, each["name"])
@@ -59,11 +59,10 @@ class DailyIndices:
         if index.is_closed:
             return None
         answer = self._server.request("GET", f"/{index.name}/_count")
-        if answer.status in _NO_RIGHT:
-            raise StoreError(explain(answer.status, answer.reason, self._server.shown, "to count documents"))
-        if not answer.is_good or answer.body["_shards"]["failed"]:
+        if not answer.is_good and answer.status not in _NO_RIGHT:
             return None
-        return int(answer.body["count"])
+        body = self._server.good(answer, "to count documents", needs="count")
+        return None if body["_shards"]["failed"] else int(body["count"])
 
     def delete(self, index: Index) -> None:
         """Delete one index, by its name. Raises StoreError."""
@@ -107,8 +106,7 @@ class DailyIndices:
         if answer.is_good:
             return None
         if answer.status != _REFUSED:
-            doing = f"to update the mapping of {index.name}"
-            raise StoreError(explain(answer.status, answer.reason, self._server.shown, doing))
+            self._server.good(answer, f"to update the mapping of {index.name}")  # raises
         return answer
 
     def _lifecycle(self, days: int, *, is_dry_run: bool) -> tuple[bool, str]:
@@ -117,7 +115,7 @@ class DailyIndices:
         answer = self._server.request("GET", path)
         if not answer.is_good and answer.kind != "resource_not_found_exception":
             if answer.status in _NO_RIGHT or answer.status >= 500:  # noqa: PLR2004 - HTTP's 5xx
-                raise StoreError(explain(answer.status, answer.reason, self._server.shown, "to see lifecycle policies"))
+                self._server.good(answer, "to see lifecycle policies")  # raises
             return False, (
                 "lifecycle: this server has none; run `mailspan retention --store URL` every day, to delete old days"
             )
@@ -139,11 +137,10 @@ class DailyIndices:
             "template": {"mappings": {"properties": {"a": {"type": "wildcard"}}}},
         }
         answer = self._server.request("POST", "/_index_template/_simulate", body=body)
-        if answer.is_good:
-            return True
         if _NO_TYPE in str(answer.body):
             return False
-        raise StoreError(explain(answer.status, answer.reason, self._server.shown, "to try an index template"))
+        self._server.good(answer, "to try an index template")
+        return True
 
     def _template(self, wanted: Wanted, *, is_dry_run: bool) -> str:
         path, body = f"/_index_template/{self._prefix}", template(self._prefix, wanted)
@@ -160,12 +157,12 @@ class DailyIndices:
         answer = self._server.request("GET", f"/_index_template/{self._prefix}")
         if answer.status == 404:  # noqa: PLR2004 - HTTP's own
             return None
-        if not answer.is_good:
-            raise StoreError(explain(answer.status, answer.reason, self._server.shown, "to see the index template"))
-        found: dict[str, Any] = answer.body["index_templates"][0]["index_template"]
+        body = self._server.good(answer, "to see the index template", needs="index_templates")
+        found: dict[str, Any] = body["index_templates"][0]["index_template"]
         return found
 
     def _mapping_of(self, index: Index) -> dict[str, Any]:
-        answer = self._server.ask("GET", f"/{index.name}/_mapping", f"to see the mapping of {index.name}")
-        found: dict[str, Any] = answer.get(index.name, {}).get("mappings", {})
+        doing = f"to see the mapping of {index.name}"
+        answer = self._server.ask("GET", f"/{index.name}/_mapping", doing, needs=index.name)
+        found: dict[str, Any] = answer[index.name].get("mappings", {})
         return found

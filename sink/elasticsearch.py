@@ -1,8 +1,8 @@
 """Elasticsearch over HTTP: the only file that imports the client.
 
-It sends one request and returns whatever came back; it never tries again by itself. What to do about an answer is
-decided elsewhere. 7.17, 8.x and 9.x are asked in the same way: plain JSON, without the headers by which a client asks
-for the manners of one version.
+It sends one request and returns whatever came back; to the next node where one of several cannot be reached, and else
+never again by itself. What to do about an answer is decided elsewhere. 7.17, 8.x and 9.x are asked in the same way:
+plain JSON, without the headers by which a client asks for the manners of one version.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _CONNECTIONS = 4
 _PRODUCT = "Elasticsearch"
 _OLDEST = (7, 17)
 _LONGEST_REASON = 300
+_OF_ANOTHER = frozenset({301, 302, 303, 307, 308, 400, 404, 405, 501})
+"""What no Elasticsearch answers to GET /."""
 
 # The client tells of each request at INFO; with the library's own handlers it is nobody's business here.
 for _name in ("elastic_transport", "elasticsearch"):
@@ -77,6 +79,7 @@ class Server:
     def __init__(self, connection: Connection) -> None:
         """Make a client; nothing is sent yet. Raises StoreError for certificates that cannot be read."""
         self.shown = connection.shown
+        self._other_nodes = len(connection.urls) - 1
         headers = {"content-type": "application/json", "accept": "application/json"}
         if connection.authorization:
             headers["authorization"] = connection.authorization
@@ -126,31 +129,47 @@ class Server:
                 body=payload,
                 headers=self._headers,
                 request_timeout=seconds,
-                max_retries=0,  # said here: the client's own options would be passed over
+                max_retries=self._other_nodes,  # said here: the client's own options would be passed over
                 retry_on_status=(),
+                retry_on_timeout=False,
             )
         except elasticsearch.SerializationError:
-            raise NoAnswerError(
-                explain_no_answer("what answers speaks no JSON: no Elasticsearch", self.shown, is_tls=False)
-            ) from None
+            raise self._no_elasticsearch() from None
         except elasticsearch.TransportError as error:
             is_tls = isinstance(error, elasticsearch.SSLError)
             raise NoAnswerError(explain_no_answer(_reason(error, seconds), self.shown, is_tls=is_tls)) from None
-        return Answer(meta.status, found)
+        answer = Answer(meta.status, found)
+        if answer.is_good and not isinstance(found, dict | list):
+            raise self._no_elasticsearch()
+        return answer
 
-    def ask(self, method: str, path: str, doing: str, **options: Any) -> Any:  # noqa: ANN401 - JSON
-        """Send one request and return the JSON of a good answer. Raises StoreError; `doing` ("to …") is in its text."""
-        answer = self.request(method, path, **options)
+    def ask(self, method: str, path: str, doing: str, *, needs: str = "", **options: Any) -> Any:  # noqa: ANN401 - JSON
+        """Send one request and return the JSON of a good answer; see `good`. Raises StoreError and NoAnswerError."""
+        return self.good(self.request(method, path, **options), doing, needs=needs)
+
+    def good(self, answer: Answer, doing: str, *, needs: str = "") -> Any:  # noqa: ANN401 - JSON
+        """Return the JSON of a good answer, which must have the field `needs` where that is given.
+
+        Raises StoreError, with `doing` ("to …") in its text, for one that is an error, and NoAnswerError where what
+        answered is no Elasticsearch.
+        """
         if not answer.is_good:
             raise StoreError(explain(answer.status, answer.reason, self.shown, doing))
+        if needs and (not isinstance(answer.body, dict) or needs not in answer.body):
+            raise self._no_elasticsearch()
         return answer.body
+
+    def _no_elasticsearch(self) -> NoAnswerError:
+        reason = "what answers speaks no JSON, or not that of Elasticsearch"
+        return NoAnswerError(explain_no_answer(reason, self.shown))
 
     def version(self) -> tuple[int, int]:
         """Return the server's version. Raises StoreError where it is none of those that are supported."""
         answer = self.request("GET", "/")
-        if not answer.is_good:
-            raise StoreError(explain(answer.status, answer.reason, self.shown, "to be asked"))
-        found = answer.body.get("version", {}) if isinstance(answer.body, dict) else {}
+        if answer.status in _OF_ANOTHER:
+            raise StoreError(f"{self.shown} is no Elasticsearch (status {answer.status}); see its host, port and path")
+        body = self.good(answer, "to be asked")
+        found = body.get("version", {}) if isinstance(body, dict) else {}
         number, distribution = str(found.get("number", "")), str(found.get("distribution", _PRODUCT.lower()))
         parts = number.split(".")
         if distribution != _PRODUCT.lower() or len(parts) < 2 or not all(part.isdecimal() for part in parts[:2]):  # noqa: PLR2004

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from mailspan.errors import StoreError
+from mailspan.errors import StoreError, UsageError
+from sink.bulk import reason_of
 from sink.daily_indices import DailyIndices
 from sink.elasticsearch_settings import explain
 from sink.index_template import mapping
@@ -36,6 +37,9 @@ QUEUE_DAYS = 6
 _DOCUMENTS_AT_ONCE = 1000
 _BUCKETS_AT_ONCE = 5000
 _MOST_DAYS_SHOWN = 3
+_LONGEST_REASON = 200
+_LONGEST_SUBJECT = 256
+"""Lucene makes an automaton of what is looked for; one character may cost it as much as the length."""
 _SECONDS = 60.0
 _FIELD_OF = {
     "outcomes": "outcomes", "dsn": "dsns", "relay": "relays", "recipient": "recipients",
@@ -154,15 +158,20 @@ class ElasticsearchReader:
         # Names go into the body: a year of them is too long for an address.
         header = {"index": names, "ignore_unavailable": True, "allow_partial_search_results": True}
         lines = orjson.dumps(header) + b"\n" + orjson.dumps(body) + b"\n"
-        answer = self._server.ask("POST", "/_msearch", "to search", body=lines, seconds=_SECONDS)
+        answer = self._server.ask("POST", "/_msearch", "to search", needs="responses", body=lines, seconds=_SECONDS)
         found: dict[str, Any] = answer["responses"][0]
         if "error" in found:
-            reason = str(found["error"].get("reason") or found["error"].get("type"))
-            raise StoreError(explain(int(found.get("status", 500)), reason, self._server.shown, "to search"))
+            status = int(found.get("status", 500))
+            reason = reason_of(found["error"], status)
+            raise StoreError(explain(status, reason, self._server.shown, "to search"))
         shards = found["_shards"]
         if shards["failed"] or found.get("timed_out"):
-            reasons = [str(each.get("reason", {}).get("reason", "")) for each in shards.get("failures", ())]
-            first = next((f" ({reason})" for reason in reasons if reason), "")
+            failures = [
+                f" ({each.get('index')}: {' '.join(reason.split())[:_LONGEST_REASON]})"
+                for each in shards.get("failures", ())
+                if (reason := str(each.get("reason", {}).get("reason", "")))
+            ]
+            first = next(iter(failures), "")
             self._fault(f"{shards['failed']} of {shards['total']} shards did not answer{first}: mail is missing here")
         return found
 
@@ -220,6 +229,8 @@ def _query(selection: Selection, *, paged: bool | None) -> dict[str, Any]:
         if limits:
             filters.append({"range": {field: {**limits, **form}}})
     if selection.subject is not None:
+        if len(selection.subject) > _LONGEST_SUBJECT:
+            raise UsageError(f"--subject: Elasticsearch looks for at most {_LONGEST_SUBJECT} characters")
         filters.append({"wildcard": {SUBJECT: {"value": f"*{_escaped(selection.subject)}*"}}})
     found: dict[str, Any] = {"filter": filters}
     if excluded:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import re
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from mailspan.errors import UsageError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _URL = "MAILSPAN_ELASTICSEARCH_URL"
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_HOST = re.compile(r"[A-Za-z0-9_.-]+")
 _SCHEMES = {"http": 80, "https": 443}
 
 
@@ -66,6 +68,7 @@ def _url(name: str, text: str) -> str:
     try:
         parts = urlsplit(text)
         port = parts.port
+        host = _host(parts.hostname or "")
     except ValueError:
         raise UsageError(f"{name}: expected https://HOST:PORT") from None
     if parts.username is not None or parts.password is not None:
@@ -73,14 +76,22 @@ def _url(name: str, text: str) -> str:
             f"{name} holds a user or password; they go into MAILSPAN_ELASTICSEARCH_USERNAME and"
             " MAILSPAN_ELASTICSEARCH_PASSWORD_FILE, or MAILSPAN_ELASTICSEARCH_API_KEY_FILE"
         )
-    if parts.scheme not in _SCHEMES or not parts.hostname or parts.query or parts.fragment:
+    if parts.scheme not in _SCHEMES or parts.query or parts.fragment:
         raise UsageError(f"{name}: expected https://HOST:PORT")
-    return _with_port(parts, _SCHEMES[parts.scheme] if port is None else port)
+    return f"{parts.scheme}://{host}:{_SCHEMES[parts.scheme] if port is None else port}{parts.path.rstrip('/')}"
 
 
-def _with_port(parts: SplitResult, port: int) -> str:
-    host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else parts.hostname
-    return f"{parts.scheme}://{host}:{port}{parts.path.rstrip('/')}"
+def _host(text: str) -> str:
+    """Return a host as a URL has it, in ASCII. Raises ValueError for what is none."""
+    if ":" in text:
+        address = IPv6Address(text)
+        if address.scope_id is not None:
+            raise ValueError
+        return f"[{address}]"
+    host = text.encode("idna").decode("ascii")
+    if not _HOST.fullmatch(host):
+        raise ValueError
+    return host
 
 
 def _authorization(settings: Settings) -> str:
@@ -130,11 +141,19 @@ def explain(status: int, reason: str, shown: str, doing: str) -> str:
     return f"Elasticsearch at {shown} {meaning.format(reason=reason, doing=doing, status=status)}"
 
 
-def explain_no_answer(reason: str, shown: str, *, is_tls: bool) -> str:
+# As Python says them.
+_NO_TLS = "WRONG_VERSION_NUMBER"
+_HUNG_UP = "RemoteDisconnected"
+
+
+def explain_no_answer(reason: str, shown: str, *, is_tls: bool = False) -> str:
     """Return one line about an Elasticsearch that does not answer, with the setting to look at."""
+    if is_tls and _NO_TLS in reason:
+        return f"what answers at {shown} speaks no TLS ({reason}); is it http:// and not https://?"
     if is_tls:
         return (
             f"no TLS connection to Elasticsearch at {shown} ({reason});"
             " see MAILSPAN_ELASTICSEARCH_CA_FILE or MAILSPAN_ELASTICSEARCH_FINGERPRINT"
         )
-    return f"no Elasticsearch answers at {shown} ({reason}); see {_URL}"
+    hint = " (or is it https:// and not http://?)" if _HUNG_UP in reason and "http://" in shown else ""
+    return f"no Elasticsearch answers at {shown} ({reason}){hint}; see {_URL}"

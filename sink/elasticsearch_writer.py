@@ -31,7 +31,7 @@ from sink.bulk import (
 from sink.daily_indices import DailyIndices
 from sink.elasticsearch import NoAnswerError
 from sink.elasticsearch_settings import explain
-from sink.fragments import family_of, is_fragment, joined, mail_of, says_all_of
+from sink.fragments import family_of, is_fragment, superfluous
 from sink.index_template import template_fault
 from sink.indexed import HIDDEN, indexed
 from sink.indices import day_of, index_of
@@ -207,7 +207,9 @@ class ElasticsearchWriter:
         """Raise StoreError where somebody must mend something first."""
         for item, outcome in zip(items, outcomes, strict=True):
             if outcome.verdict is Verdict.HALT:
-                raise StoreError(f"Elasticsearch at {self._server.shown} takes no documents: {outcome.reason}")
+                raise StoreError(
+                    f"Elasticsearch at {self._server.shown} takes no documents: {outcome.reason} (index {item.into})"
+                )
             if item.body is None and outcome.verdict is Verdict.REFUSED:
                 raise StoreError(f"Elasticsearch at {self._server.shown} does not delete {item.id}: {outcome.reason}")
         if len(items) >= _STORM and all(outcome.verdict is Verdict.REFUSED for outcome in outcomes):
@@ -239,23 +241,10 @@ class ElasticsearchWriter:
         again. Raises StoreError, _StoppedError.
         """
         families = {name for id_ in given if (name := family_of(id_)) is not None}
-        fragments = {id_ for id_ in given if is_fragment(id_)}
-        of_fragments = {family_of(id_) for id_ in fragments}
+        of_fragments = {family_of(id_) for id_ in given if is_fragment(id_)}
         stored, indices = self._stored(sorted(families), {name for name in of_fragments if name is not None}, tries)
         known = {**stored, **{id_: each for id_, each in given.items() if _is_newer(each, stored.get(id_))}}
-        candidates = fragments | {id_ for id_ in stored if is_fragment(id_)}
-        names = {family_of(id_) for id_ in candidates}
-        pages: dict[str, list[Document]] = {}
-        for id_, document in known.items():
-            if family_of(id_) in names:
-                pages.setdefault(mail_of(id_), []).append(document)
-        mails = {id_: joined(found) for id_, found in pages.items()}
-        alike: dict[str | None, list[Document]] = {}
-        for id_, mail in mails.items():
-            alike.setdefault(family_of(id_), []).append(mail)
-        gone = {
-            id_ for id_ in candidates if any(says_all_of(other, mails[mail_of(id_)]) for other in alike[family_of(id_)])
-        }
+        gone = superfluous(known)
         deletions = {id_: Item(indices[id_], id_, stored[id_]["version"], None) for id_ in sorted(gone & set(stored))}
         return gone & set(given), deletions
 

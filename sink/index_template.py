@@ -119,19 +119,21 @@ def template(prefix: str, wanted: Wanted) -> Mapped:
         index["lifecycle"] = {"name": prefix, "parse_origination_date": True}
     body = {
         "index_patterns": _patterns(prefix),
-        "priority": 500,  # above what comes with the server
+        "priority": 500 + len(prefix),  # above what comes with the server, and PREFIX-2 above PREFIX
         "template": {"settings": {"index": index}, "mappings": mapping(has_wildcard=wanted.has_wildcard)},
     }
     return {**body, "_meta": {"mailspan": {"version": VERSION, "digest": _digest(body)}}}
 
 
 def _patterns(prefix: str) -> list[str]:
-    """Return what matches the days of 1000 to 2999, and hardly a name that merely looks like one.
+    """Return what matches every day, and for the years 1000 to 2999 hardly a name that merely looks like one.
 
     It is not the template's to catch 2026.01.01-old: with parse_origination_date such an index could not be created,
     and 2026.01.01-2 would be deleted (IndexLifecycleOriginationDateParser). Nor PREFIX-x-2026.01.01, of another prefix.
+    Other years are only in logs that are wrong, and patterns for each of their days would be many.
     """
-    return [f"{prefix}-{millennium}*.*.{day:02}" for millennium in (1, 2) for day in range(1, 32)]
+    days = [f"{prefix}-{millennium}*.*.{day:02}" for millennium in (1, 2) for day in range(1, 32)]
+    return [*days, *(f"{prefix}-{millennium}*.*.*" for millennium in (0, *range(3, 10)))]
 
 
 def lifecycle(retention_days: int) -> Mapped:

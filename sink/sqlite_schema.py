@@ -116,7 +116,8 @@ def path_of_store(store: str | None, environment: Mapping[str, str]) -> Path:
     if not named:
         return default_path(environment)
     if named.startswith(("http://", "https://")):
-        raise UsageError(f"--store {named}: this command works on sqlite:///PATH only")
+        # An empty --store, and a URL in the environment: not repeated, there may be a password in it.
+        raise UsageError("--store is empty, and MAILSPAN_STORE is a URL: give one or the other")
     text = named.removeprefix(_URL_PREFIX)
     if not text or "\0" in text or (text == named and (named.startswith("sqlite:") or "://" in named)):
         raise UsageError(f"--store {named!r}: expected sqlite:///PATH")

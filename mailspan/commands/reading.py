@@ -7,6 +7,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from mailspan.terminal import sanitise
 from sink.elasticsearch_settings import connection_of, is_elasticsearch
 from sink.sqlite_reader import SqliteReader
 from sink.sqlite_schema import path_of_store
@@ -37,5 +38,5 @@ def open_reader(store: str | None, settings: Settings) -> Iterator[DocumentReade
 def say_what_is_missing(reader: DocumentReader) -> bool:
     """Say on stderr what the answers lacked; return whether something that is there could not be read."""
     for message in (*reader.gaps, *reader.faults):
-        sys.stderr.write(f"mailspan: {message}\n")
+        sys.stderr.write(f"mailspan: {sanitise(message)}\n")
     return bool(reader.faults)
