@@ -264,7 +264,7 @@ class Settings:
     elasticsearch_fingerprint: str = _setting(
         "",
         _text,
-        "In place of a CA file: the SHA-256 of the certificate of Elasticsearch, or of its CA.",
+        "In place of a CA file: the SHA-256 of the certificate of Elasticsearch itself, not of its CA.",
         "64 hex digits, with or without colons",
     )
     index_prefix: str = _setting(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlencode, urlsplit
 
@@ -28,7 +29,7 @@ _CONNECTIONS = 4
 _PRODUCT = "Elasticsearch"
 _OLDEST = (7, 17)
 _LONGEST_REASON = 300
-_OF_ANOTHER = frozenset({301, 302, 303, 307, 308, 400, 404, 405, 501})
+_OF_ANOTHER = frozenset({301, 302, 303, 307, 308, 404, 405, 501})
 """What no Elasticsearch answers to GET /."""
 
 # The client tells of each request at INFO; with the library's own handlers it is nobody's business here.
@@ -192,7 +193,7 @@ def _with_path(url: str) -> dict[str, str | int]:
 
 def _tls_options(connection: Connection) -> dict[str, Any]:
     if connection.fingerprint:
-        return {"ssl_assert_fingerprint": connection.fingerprint}
+        return {"ssl_assert_fingerprint": connection.fingerprint, "ssl_context": _pinned(connection.fingerprint)}
     try:
         # The machine's own certificates, which an administrator adds to, and not a list that came with a library.
         return {"ssl_context": ssl.create_default_context(cafile=connection.ca_file or None)}
@@ -200,6 +201,25 @@ def _tls_options(connection: Connection) -> dict[str, Any]:
         raise StoreError(
             f"MAILSPAN_ELASTICSEARCH_CA_FILE: {connection.ca_file} holds no certificates in PEM ({error})"
         ) from None
+
+
+def _pinned(fingerprint: str) -> ssl.SSLContext:
+    """Return a context for the server whose own certificate has this SHA-256, and for no other.
+
+    The client alone would take that of a CA that the server sends, too, and never look at what that has signed:
+    anybody can send the certificate of a CA beside one that names it.
+    """
+
+    class Pinned(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - as in the base class
+            super().do_handshake(block)
+            found = sha256(self.getpeercert(binary_form=True) or b"").hexdigest()
+            if found != fingerprint:
+                raise ssl.SSLError(1, f"the SHA-256 of its own certificate is {found}")
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslsocket_class = Pinned
+    return context
 
 
 def _reason(error: elasticsearch.TransportError, seconds: float) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import date, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -188,12 +189,12 @@ class ElasticsearchReader:
         return [index.name for index in wanted if not index.is_closed]
 
     def _note_gaps(self, first: date, last: date, days: set[date]) -> None:
-        asked = (first + timedelta(days=number) for number in range((last - first).days + 1))
-        missing = [day.isoformat() for day in asked if day not in days]
-        if missing:
-            shown = ", ".join(missing[:_MOST_DAYS_SHOWN]) + (
-                f" and {len(missing) - _MOST_DAYS_SHOWN} more" if len(missing) > _MOST_DAYS_SHOWN else ""
-            )
+        number = max(0, (last - first).days + 1) - sum(first <= day <= last for day in days)
+        if number > 0:
+            asked = (first + timedelta(days=each) for each in range((last - first).days + 1))
+            missing = islice((day.isoformat() for day in asked if day not in days), _MOST_DAYS_SHOWN)
+            more = f" and {number - _MOST_DAYS_SHOWN} more" if number > _MOST_DAYS_SHOWN else ""
+            shown = ", ".join(missing) + more
             message = f"there is no index of {shown}: no mail was indexed of such a day, or it was deleted"
             if message not in self.gaps:
                 self.gaps.append(message)

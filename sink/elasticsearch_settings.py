@@ -33,7 +33,7 @@ class Connection:
     authorization: str = field(default="", repr=False)
     ca_file: str = ""
     fingerprint: str = ""
-    """SHA-256 of the server's certificate, or of one it was signed with, as 64 hex digits."""
+    """SHA-256 of the server's own certificate, as 64 hex digits."""
 
     @property
     def shown(self) -> str:
@@ -101,6 +101,8 @@ def _authorization(settings: Settings) -> str:
         raise UsageError("set MAILSPAN_ELASTICSEARCH_API_KEY_FILE, or a user and password, not both")
     if bool(password) != bool(settings.elasticsearch_username):
         raise UsageError("MAILSPAN_ELASTICSEARCH_USERNAME and MAILSPAN_ELASTICSEARCH_PASSWORD_FILE go together")
+    if not settings.elasticsearch_username.isprintable() or ":" in settings.elasticsearch_username:
+        raise UsageError("MAILSPAN_ELASTICSEARCH_USERNAME: a name with colons or controls cannot be sent (RFC 7617)")
     if key:
         return f"ApiKey {key}"
     if password:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import ssl
+import subprocess
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
@@ -21,6 +24,7 @@ from sink.elasticsearch_settings import connection_of
 from sink.fragments import superfluous
 from sink.sqlite_schema import path_of_store
 from sink.store import Selection
+from tests.certificates import Authority
 from tests.jars import free_port
 from tests.running import mailspan
 from tests.scripted_http import Asked, Reply, scripted_http
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from tests.elasticsearch_server import Node
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
+SECRET = "hunter2"  # noqa: S105 - what must be seen nowhere
 GOOD = {"version": {"number": "8.19.3"}}
 
 
@@ -77,9 +82,68 @@ def test_a_host_in_its_own_letters_is_asked_by_its_name_in_dns() -> None:
 
 def test_a_password_in_the_environment_is_not_repeated_where_store_is_empty() -> None:
     with pytest.raises(UsageError) as caught:
-        path_of_store("", {"MAILSPAN_STORE": "https://bob:hunter2@a"})
-    assert "hunter2" not in str(caught.value)
+        path_of_store("", {"MAILSPAN_STORE": f"https://bob:{SECRET}@a"})
+    assert SECRET not in str(caught.value)
     assert "MAILSPAN_STORE" in str(caught.value)
+
+
+@pytest.mark.parametrize("user", ["a:b", "\udcff", "a\n"])
+def test_a_user_that_cannot_be_sent_is_a_usage_error(user: str) -> None:
+    given = Settings(elasticsearch_username=user, elasticsearch_password=SECRET)
+    with pytest.raises(UsageError, match=r"^MAILSPAN_ELASTICSEARCH_USERNAME: ") as caught:
+        connection_of(given, "http://a")
+    assert SECRET not in str(caught.value)
+
+
+def openssl(*arguments: str) -> str:
+    done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, check=True, timeout=60)  # noqa: S607 - the system's
+    return done.stdout
+
+
+def forged(folder: Path, authority: Authority) -> tuple[Path, Path]:
+    """Return a chain and its key: a certificate that names the authority and was never signed by it, then the CA's."""
+    text = openssl("x509", "-in", str(authority.certificate), "-noout", "-ext", "subjectKeyIdentifier")
+    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    names = {name: str(folder / name) for name in ("ca.key", "ca.pem", "key", "csr", "ext", "pem")}
+    key_id = f"subjectKeyIdentifier={text.split()[-1]}"
+    openssl("req", "-x509", *new, "-subj", "/CN=Example CA", "-addext", key_id, "-keyout", names["ca.key"],
+            "-out", names["ca.pem"])  # fmt: skip
+    openssl("req", *new, "-subj", "/CN=es", "-keyout", names["key"], "-out", names["csr"])
+    (folder / "ext").write_text("authorityKeyIdentifier=keyid\n")
+    openssl("x509", "-req", "-in", names["csr"], "-CA", names["ca.pem"], "-CAkey", names["ca.key"], "-CAcreateserial",
+            "-extfile", names["ext"], "-out", names["pem"])  # fmt: skip
+    chain = folder / "chain.pem"
+    chain.write_text((folder / "pem").read_text() + authority.certificate.read_text())
+    return chain, folder / "key"
+
+
+def test_who_sends_the_certificate_of_a_ca_is_not_trusted_for_that(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority", "Example CA")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*forged(tmp_path, authority))
+    fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(authority.certificate.read_text())).hexdigest()
+    seen: list[Asked] = []
+
+    def reply(asked: Asked) -> Reply:
+        seen.append(asked)
+        return 200, GOOD
+
+    with scripted_http(reply, context) as url:
+        given = Settings(elasticsearch_api_key=SECRET, elasticsearch_fingerprint=fingerprint)
+        with Server(connection_of(given, url)) as server, pytest.raises(NoAnswerError, match="MAILSPAN_ELASTICSEARCH_"):
+            server.version()
+    assert seen == []  # nor was it told the key
+
+
+def test_days_without_an_index_are_counted_and_not_listed() -> None:
+    found = {"indices": [{"name": f"mail-{day}", "attributes": ["closed"]} for day in ("2026.11.23", "9998.12.31")]}
+    with served(lambda _asked: (200, found)) as server:
+        reader = ElasticsearchReader(server, "mail")
+        assert reader.count(chosen(since="2026-11-22T00:00:00Z")) == 0
+    number = (date(9998, 12, 31) - date(2026, 11, 22)).days + 1 - 2
+    missing = f"2026-11-22, 2026-11-24, 2026-11-25 and {number - 3} more"
+    said = f"there is no index of {missing}: no mail was indexed of such a day, or it was deleted"
+    assert reader.gaps == [said]
 
 
 def test_one_node_that_is_away_hinders_nothing() -> None:

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     Raises UsageError, StoreError and NoAnswerError.
     """
     if args.follow:
-        raise UsageError("--follow: not into Elasticsearch; see `mailspan produce tail`, `reduce` and `sink`")
+        raise UsageError("--follow: not into Elasticsearch; run it again, or follow into a store of this machine")
     gc.set_threshold(_GARBAGE_THRESHOLD)
     settings = args.settings
     with Server(connection_of(settings, args.store)) as server:
