@@ -149,7 +149,7 @@ class Generator:
 
 def make_store(transactions: int, seed: int) -> Path:
     """Return the store with these documents, made unless it is there already."""
-    sources = [Path("sink", name) for name in ("terms.py", "sqlite.py", "sqlite_facets.py", "sqlite_schema.py")]
+    sources = [Path("sink", name) for name in ("terms.py", "sqlite.py", "facets.py", "sqlite_schema.py")]
     schema = f"{transactions} {seed} {SCHEMA_VERSION} {inspect.getsource(Generator)}"
     made_of = schema.encode() + b"".join(source.read_bytes() for source in sorted(sources))
     path = FOLDER / f"search-{transactions}-{hashlib.sha256(made_of).hexdigest()[:12]}.sqlite"

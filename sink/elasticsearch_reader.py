@@ -19,10 +19,10 @@ from mailspan.errors import StoreError, UsageError
 from sink.bulk import reason_of
 from sink.daily_indices import DailyIndices
 from sink.elasticsearch_settings import explain
+from sink.facets import COLUMNS, facets_of
 from sink.index_template import mapping
 from sink.indexed import HIDDEN, SUBJECT, TERMS, UPDATED
 from sink.indices import day_of_ms
-from sink.sqlite_facets import COLUMNS, facets_of
 from sink.store import BUCKET_MS
 from sink.terms import PAGED
 

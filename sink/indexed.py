@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from sink.sqlite_facets import COLUMNS, facets_of
+from sink.facets import COLUMNS, facets_of
 from sink.terms import terms_of
 
 if TYPE_CHECKING:

@@ -11,6 +11,11 @@ DAY_MS = 86_400_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def first_kept_day(today: date, days: int) -> date:
+    """Return the oldest of the `days` days that are kept; today (UTC) is the newest of them. Raises OverflowError."""
+    return today - timedelta(days=days - 1)
+
+
 def index_of(prefix: str, document_date: str) -> str:
     """Return the index of a document by its `date` (RFC 3339, UTC)."""
     return f"{prefix}-{document_date[:4]}.{document_date[5:7]}.{document_date[8:10]}"

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import orjson
 
 from mailspan.errors import StoreError
+from sink.facets import CountKey, Facets, counts_of, facets_of
 from sink.fragments import family_of, is_fragment, superfluous
-from sink.sqlite_facets import CountKey, Facets, counts_of, facets_of
 from sink.sqlite_schema import (
     LARGEST_DATE_MS,
     PLACE_BITS,

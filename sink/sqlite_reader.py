@@ -12,7 +12,7 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from sink.sqlite_facets import COLUMNS, PAGED, PLAIN, PROBE, VALUE_TERMS
+from sink.facets import COLUMNS, PAGED, PLAIN, PROBE, VALUE_TERMS
 from sink.sqlite_schema import PLACE_BITS, connect_for_reading, failures
 from sink.sqlite_walks import PROBES, Walk, cut, first_place, is_everything, walks
 from sink.store import BUCKET_MS, Term

@@ -38,11 +38,6 @@ class Day(NamedTuple):
     documents: int
 
 
-def first_kept_day(today: date, days: int) -> date:
-    """Return the oldest of the `days` days that are kept; today (UTC) is the newest of them. Raises OverflowError."""
-    return today - timedelta(days=days - 1)
-
-
 def days_before(path: Path, first_kept: date) -> list[Day]:
     """Return the days with documents before `first_kept`, oldest first. Raises StoreError."""
     with closing(connect_for_reading(path)) as connection, failures(path, "read"):

@@ -3,7 +3,7 @@
 documents  the JSON as it was written, by `place`: the date in milliseconds shifted left by
            PLACE_BITS, plus a number that tells documents of one millisecond apart. So the table,
            and all that points into it, is in date order. `written` numbers the commits.
-facets     what is compared or counted for many documents at once: a narrow row each (sink.sqlite_facets).
+facets     what is compared or counted for many documents at once: a narrow row each (sink.facets).
 counts     how many documents of each quarter hour have a value of the fields with few values.
 postings   an inverted index (FTS5, no text kept) from each term of `sink.terms` to places. Terms of
            one batch are written side by side, where a B-tree would touch a page for each: half the

@@ -492,5 +492,7 @@ def test_logs_go_straight_in_and_are_what_parse_says(node: Node) -> None:
     assert {each["id"]: each for each in map(orjson.loads, found.stdout.splitlines())} == expected
     follow = mailspan("index", "--follow", "--store", node.url, *arguments, settings=settings)
     assert (follow.returncode, "--follow" in follow.stderr.decode()) == (2, True)
+    every = mailspan("index", "--store", node.url, LOGS[0], settings={**settings, "RETENTION_DAYS": "999999"})
+    assert (every.returncode, every.stderr) == (0, b"")
     kept = mailspan("index", "--store", node.url, *arguments, settings={**settings, "RETENTION_DAYS": "1"})
     assert "are of days older than MAILSPAN_RETENTION_DAYS: left out" in kept.stderr.decode()

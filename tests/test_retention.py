@@ -15,9 +15,10 @@ from mailspan.errors import StoreError, UsageError
 from search.counts import FIELDS, count_by
 from search.query import FLAGS, parse_query
 from search.select import select
+from sink.indices import first_kept_day
 from sink.sqlite import open_for_writing
 from sink.sqlite_reader import SqliteReader
-from sink.sqlite_retention import days_before, delete_before, first_kept_day
+from sink.sqlite_retention import days_before, delete_before
 from sink.store import Selection
 from tests.running import ROOT, mailspan
 from tests.search_documents import Document, all_documents, attempt, document, pages

@@ -26,6 +26,7 @@ from mailspan.commands.logs import (
     apply_results,
     open_following,
     open_inputs,
+    say_counts,
     say_skews,
 )
 from mailspan.errors import StoreError, UsageError
@@ -78,8 +79,7 @@ def run(args: argparse.Namespace) -> int:
         faults = _follow(args, store, indexing) if args.follow else _read(args, store, indexing)
     say_skews(indexing.skews, args.zone)
     if args.stats:
-        for row in indexing.counts.table():
-            sys.stderr.write(row + "\n")
+        say_counts(indexing.counts)
     if indexing.expired:
         _say(f"{indexing.expired} documents are of days that `mailspan retention` has deleted: left out")
     written, lines = indexing.written, indexing.counts.lines

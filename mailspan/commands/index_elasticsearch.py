@@ -14,8 +14,15 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from mailspan.clock_skew import ClockSkews
-from mailspan.commands.logs import EXIT_DONE, EXIT_FILE_FAILED, LineCounts, apply_results, open_inputs, say_skews
-from mailspan.commands.retention import first_day
+from mailspan.commands.logs import (
+    EXIT_DONE,
+    EXIT_FILE_FAILED,
+    LineCounts,
+    apply_results,
+    open_inputs,
+    say_counts,
+    say_skews,
+)
 from mailspan.document import documents
 from mailspan.errors import UsageError
 from mailspan.terminal import sanitise
@@ -23,9 +30,11 @@ from reducer.assembler import Assembler
 from sink.elasticsearch import Server
 from sink.elasticsearch_settings import connection_of
 from sink.elasticsearch_writer import ElasticsearchWriter
+from sink.indices import first_kept_day
 
 if TYPE_CHECKING:
     import argparse
+    from datetime import date
 
     from mailspan.transaction import Transaction
 
@@ -45,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     settings = args.settings
     with Server(connection_of(settings, args.store)) as server:
         server.version()
-        first_kept = first_day(datetime.now(UTC).date(), settings.retention_days)
+        first_kept = _first_kept(datetime.now(UTC).date(), settings.retention_days)
         writer = ElasticsearchWriter(server, settings.index_prefix, first_kept, patience_seconds=_PATIENCE_SECONDS)
         indexing = _Indexing(writer)
         inputs = open_inputs(args)
@@ -64,9 +73,13 @@ def run(args: argparse.Namespace) -> int:
             indexing.tell_refused()  # also where the run ends with an error
     say_skews(indexing.skews, args.zone)
     if args.stats:
-        for row in indexing.counts.table():
-            sys.stderr.write(row + "\n")
+        say_counts(indexing.counts)
     return EXIT_FILE_FAILED if indexing.summary(server.shown) or inputs.faults else EXIT_DONE
+
+
+def _first_kept(today: date, days: int) -> date:
+    """Return the oldest day that is kept: the first of all where more days are kept than there are."""
+    return first_kept_day(today, min(days, today.toordinal()))
 
 
 class _Indexing:

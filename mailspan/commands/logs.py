@@ -126,6 +126,12 @@ def read_zones(texts: Sequence[str]) -> tuple[tzinfo | None, tuple[tuple[str, tz
     return zone, tuple(host_zones)
 
 
+def say_counts(counts: LineCounts) -> None:
+    """Say what became of the lines: applied, ignored, unparsed."""
+    for row in counts.table():
+        sys.stderr.write(row + "\n")
+
+
 def say_skews(skews: ClockSkews, texts: Sequence[str]) -> None:
     """Say on stderr, once per host, where stamps and queue IDs differ; `texts` are the --zone arguments."""
     zone, host_zones = read_zones(texts)

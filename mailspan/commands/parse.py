@@ -20,6 +20,7 @@ from mailspan.commands.logs import (
     add_log_arguments,
     apply_results,
     open_inputs,
+    say_counts,
     say_skews,
 )
 from mailspan.document import documents
@@ -74,8 +75,7 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.flush()
     say_skews(skews, args.zone)
     if args.stats:
-        for row in counts.table():
-            sys.stderr.write(row + "\n")
+        say_counts(counts)
     return EXIT_FILE_FAILED if inputs.faults else EXIT_DONE
 
 

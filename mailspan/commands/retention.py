@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from mailspan.commands.setup_elasticsearch import delete_before as delete_before_on_server
 from mailspan.errors import UsageError
 from sink.elasticsearch_settings import is_elasticsearch
-from sink.sqlite_retention import days_before, delete_before, first_kept_day
+from sink.indices import first_kept_day
+from sink.sqlite_retention import days_before, delete_before
 from sink.sqlite_schema import path_of_store
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What the SQLite store keeps of a document beside it, so that many can be compared and counted without reading them.
+"""What stores keep of a document beside it, so that many can be compared and counted without reading them.
 
 Facets are a narrow row per document. Counts say how many documents of a quarter hour have each value of the fields with
 few values; they are kept by class, since probes are left out of most searches and the pages of one mail count once.
