@@ -80,6 +80,7 @@ class Server:
     def __init__(self, connection: Connection) -> None:
         """Make a client; nothing is sent yet. Raises StoreError for certificates that cannot be read."""
         self.shown = connection.shown
+        self._setting = connection.setting
         self._other_nodes = len(connection.urls) - 1
         headers = {"content-type": "application/json", "accept": "application/json"}
         if connection.authorization:
@@ -138,7 +139,9 @@ class Server:
             raise self._no_elasticsearch() from None
         except elasticsearch.TransportError as error:
             is_tls = isinstance(error, elasticsearch.SSLError)
-            raise NoAnswerError(explain_no_answer(_reason(error, seconds), self.shown, is_tls=is_tls)) from None
+            raise NoAnswerError(
+                explain_no_answer(_reason(error, seconds), self.shown, self._setting, is_tls=is_tls)
+            ) from None
         answer = Answer(meta.status, found)
         if answer.is_good and not isinstance(found, dict | list):
             raise self._no_elasticsearch()
@@ -162,7 +165,7 @@ class Server:
 
     def _no_elasticsearch(self) -> NoAnswerError:
         reason = "what answers speaks no JSON, or not that of Elasticsearch"
-        return NoAnswerError(explain_no_answer(reason, self.shown))
+        return NoAnswerError(explain_no_answer(reason, self.shown, self._setting))
 
     def version(self) -> tuple[int, int]:
         """Return the server's version. Raises StoreError where it is none of those that are supported."""

@@ -30,6 +30,8 @@ class Connection:
     """How to reach Elasticsearch: `urls` are nodes of one cluster; `authorization` is a header's value, or empty."""
 
     urls: tuple[str, ...]
+    setting: str
+    """What names these addresses, as messages name it."""
     authorization: str = field(default="", repr=False)
     ca_file: str = ""
     fingerprint: str = ""
@@ -60,7 +62,8 @@ def connection_of(settings: Settings, store: str = "") -> Connection:
         raise UsageError("MAILSPAN_ELASTICSEARCH_FINGERPRINT: expected the SHA-256 of a certificate: 64 hex digits")
     if fingerprint and settings.elasticsearch_ca_file:
         raise UsageError("set MAILSPAN_ELASTICSEARCH_CA_FILE or MAILSPAN_ELASTICSEARCH_FINGERPRINT, not both")
-    return Connection(urls, authorization, settings.elasticsearch_ca_file, fingerprint)
+    setting = "--store or MAILSPAN_STORE" if store else _URL
+    return Connection(urls, setting, authorization, settings.elasticsearch_ca_file, fingerprint)
 
 
 def _url(name: str, text: str) -> str:
@@ -148,7 +151,7 @@ _NO_TLS = "WRONG_VERSION_NUMBER"
 _HUNG_UP = "RemoteDisconnected"
 
 
-def explain_no_answer(reason: str, shown: str, *, is_tls: bool = False) -> str:
+def explain_no_answer(reason: str, shown: str, setting: str, *, is_tls: bool = False) -> str:
     """Return one line about an Elasticsearch that does not answer, with the setting to look at."""
     if is_tls and _NO_TLS in reason:
         return f"what answers at {shown} speaks no TLS ({reason}); is it http:// and not https://?"
@@ -158,4 +161,4 @@ def explain_no_answer(reason: str, shown: str, *, is_tls: bool = False) -> str:
             " see MAILSPAN_ELASTICSEARCH_CA_FILE or MAILSPAN_ELASTICSEARCH_FINGERPRINT"
         )
     hint = " (or is it https:// and not http://?)" if _HUNG_UP in reason and "http://" in shown else ""
-    return f"no Elasticsearch answers at {shown} ({reason}){hint}; see {_URL}"
+    return f"no Elasticsearch answers at {shown} ({reason}){hint}; see {setting}"

@@ -30,6 +30,7 @@ class Site:
         self.folder = folder
         self.prefix = next(_prefixes)
         self.address = broker.address
+        self.others: dict[str, str] = {}  # variables of the environment that are no settings of ours
         self.settings = {
             "KAFKA_BOOTSTRAP_SERVERS": broker.address,
             "TOPIC_PREFIX": self.prefix,
@@ -38,10 +39,10 @@ class Site:
         }
 
     def environment(self, **settings: str) -> dict[str, str]:
-        return environment({**self.settings, **settings})
+        return environment({**self.settings, **settings}, others=self.others)
 
     def run(self, *arguments: str, given: bytes = b"", **settings: str) -> subprocess.CompletedProcess[bytes]:
-        return mailspan(*arguments, given=given, settings={**self.settings, **settings})
+        return mailspan(*arguments, given=given, settings={**self.settings, **settings}, others=self.others)
 
     def tailing(self, *patterns: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
         return self.producing("tail", *patterns)

@@ -15,21 +15,25 @@ ROOT = Path(__file__).parent.parent
 NONE: Mapping[str, str] = {}
 
 
-def environment(settings: Mapping[str, str], zone: str = "UTC") -> dict[str, str]:
-    """Return the environment with these settings, named without MAILSPAN_, and no others."""
+def environment(settings: Mapping[str, str], zone: str = "UTC", others: Mapping[str, str] = NONE) -> dict[str, str]:
+    """Return the environment with these settings, named without MAILSPAN_, and no others of ours; `others` as named."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MAILSPAN_")}
     given = {f"MAILSPAN_{name}": value for name, value in settings.items()}
-    return {**kept, "TZ": zone, "PYTHONPATH": str(ROOT), **given}
+    return {**kept, "TZ": zone, "PYTHONPATH": str(ROOT), **given, **others}
 
 
 def mailspan(
-    *arguments: str, zone: str = "UTC", given: bytes = b"", settings: Mapping[str, str] = NONE
+    *arguments: str,
+    zone: str = "UTC",
+    given: bytes = b"",
+    settings: Mapping[str, str] = NONE,
+    others: Mapping[str, str] = NONE,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command to its end; `given` is its standard input."""
     return subprocess.run(
         [sys.executable, "-m", "mailspan", *arguments],
         input=given,
-        env=environment(settings, zone),
+        env=environment(settings, zone, others),
         capture_output=True,
         check=False,
         timeout=120,

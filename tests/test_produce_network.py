@@ -288,7 +288,7 @@ def test_once_ends_with_3_where_the_journal_cannot_be_read(site: Site) -> None:
 
 
 def test_a_missing_journalctl_is_said(site: Site) -> None:
-    site.settings["PATH"] = "/nonexistent"
+    site.others["PATH"] = "/nonexistent"
     done = site.run("produce", "journal", "--once")
     assert done.returncode == 3
     assert b"journalctl cannot be run (No such file or directory)" in done.stderr

@@ -164,4 +164,5 @@ def test_no_server_is_one_line_and_3() -> None:
     done = mailspan("search", "bob@example.com", "--store", url)
     assert done.returncode == 3
     assert done.stderr.decode().startswith(f"mailspan: no Elasticsearch answers at {url} (")
+    assert done.stderr.endswith(b"; see --store or MAILSPAN_STORE\n")
     assert len(done.stderr.splitlines()) == 1
