@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from mailspan.dead_letter import DeadLetter, Source, headers_in, headers_of
 from mailspan.topics import DEAD_LETTER, OPEN_TRANSACTIONS, RAW, TRANSACTIONS, topic_name
 from mailspan.wire import Reading, find_header
 from reducer.kafka import Assignments, ReducerError, ReducerKafka, RolledBackError, StateReader, Write
@@ -28,6 +29,7 @@ from reducer.snapshot import SnapshotError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from mailspan.dead_letter import Headers
     from mailspan.wire import Header
     from reducer.kafka import RawRecord, Stop
 
@@ -42,6 +44,8 @@ _MOST_COMMIT_RECORDS = 200_000
 _LEAST_COMMIT_RECORDS = 1000
 
 
+STAGE = "reduce"
+"""What dead letters say wrote them."""
 STEPS = ("begun", "written", "offsets sent", "committed")
 """The steps of a commit, as `checkpoint` is told them."""
 
@@ -145,7 +149,9 @@ class Loop:
         except Exception as error:  # noqa: BLE001 - a fault of ours on one line must not stop all others
             reason = f"{type(error).__name__}: {error}"
             self._poison.note(reason, time.monotonic())
-            dead = Write(DEAD_LETTER, None, message.key() or b"", value, _reason(reason, number, offset))
+            source = Source(topic_name(self._prefix, RAW), number, offset)
+            letter = DeadLetter(reason, STAGE, source, _headers(message))
+            dead = Write(DEAD_LETTER, None, message.key() or b"", value, headers_of(letter))
             self._dead.setdefault(number, []).append(dead)
 
     def _commit(self, *, everything: bool) -> None:
@@ -185,9 +191,8 @@ class Loop:
             key = document["id"].encode()
             if len(value) > _MOST_DOCUMENT_BYTES:
                 reason = f"document of {len(value)} bytes, more than {_MOST_DOCUMENT_BYTES}"
-                writes.append(
-                    Write(DEAD_LETTER, None, key, value[:_MOST_DOCUMENT_BYTES], (("reason", reason.encode()),))
-                )
+                headers = headers_of(DeadLetter(reason, STAGE, None, ()))
+                writes.append(Write(DEAD_LETTER, None, key, value[:_MOST_DOCUMENT_BYTES], headers))
             else:
                 writes.append(Write(TRANSACTIONS, number, key, value))
         known = parts.setdefault(number, {})
@@ -306,9 +311,9 @@ def _header(message: RawRecord, written: int) -> Header | None:
     return header
 
 
-def _reason(reason: str, partition: int, offset: int) -> tuple[tuple[str, bytes], ...]:
-    return (
-        ("reason", reason.encode("utf-8", "backslashreplace")),
-        ("partition", str(partition).encode()),
-        ("offset", str(offset).encode()),
-    )
+def _headers(message: RawRecord) -> Headers:
+    """Return all headers of a record; none where the client itself stumbles over them (a name that is no UTF-8)."""
+    try:
+        return headers_in(message.headers())
+    except (ValueError, SystemError):
+        return ()
