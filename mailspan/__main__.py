@@ -39,6 +39,7 @@ COMMANDS = (
     Command("retention", "mailspan.commands.retention", "delete the documents of days that are too old"),
     Command("produce", "mailspan.commands.produce", "lines of files or of standard input to Kafka"),
     Command("reduce", "mailspan.commands.reduce", "lines of Kafka to documents, exactly once"),
+    Command("sink", "mailspan.commands.sink", "documents of Kafka to Elasticsearch"),
     Command("setup", "mailspan.commands.setup", "create or update Kafka's topics and Elasticsearch's template"),
 )
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 import orjson
 
 from mailspan.dead_letter import DeadLetter, Source, headers_in, headers_of
+from mailspan.repeats import Repeats
 from mailspan.topics import DEAD_LETTER, OPEN_TRANSACTIONS, RAW, TRANSACTIONS, topic_name
 from mailspan.wire import Reading, find_header
 from reducer.kafka import Assignments, ReducerError, ReducerKafka, RolledBackError, StateReader, Write
 from reducer.partition import META, Options, Output, Partition
 from reducer.records import join_state, split_state
-from reducer.repeats import Repeats
 from reducer.snapshot import SnapshotError
 
 if TYPE_CHECKING:

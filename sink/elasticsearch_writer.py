@@ -63,7 +63,7 @@ class ElasticsearchWriter:
     """The writing side of Elasticsearch; see DocumentWriter.
 
     `patience_seconds` bounds how long it tries without any progress; infinity is for ever. `wait` is called with the
-    seconds of a pause and may do something else meanwhile.
+    seconds of a pause and its reason, and may do something else meanwhile.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ElasticsearchWriter:
         first_kept: date,
         *,
         patience_seconds: float,
-        wait: Callable[[float], None] = time.sleep,
+        wait: Callable[[float, str], None] = lambda seconds, _reason: time.sleep(seconds),
     ) -> None:
         """Look whether the template is there. Raises StoreError and NoAnswerError."""
         self._server = server
@@ -314,7 +314,7 @@ class _StoppedError(Exception):
 class _Tries:
     """How often was tried without any progress, and what that means."""
 
-    def __init__(self, patience_seconds: float, wait: Callable[[float], None], stop: Callable[[], bool]) -> None:
+    def __init__(self, patience_seconds: float, wait: Callable[[float, str], None], stop: Callable[[], bool]) -> None:
         self._patience_seconds, self._wait, self._stop = patience_seconds, wait, stop
         self.progressed()
 
@@ -330,7 +330,7 @@ class _Tries:
         """Wait before the next attempt. Raises StoreError with the reason where that has gone on for too long."""
         if time.monotonic() - self._last > self._patience_seconds:
             raise StoreError(reason)
-        self._wait(pause_seconds(self._attempt, random.random()))  # noqa: S311 - so that not all come at once
+        self._wait(pause_seconds(self._attempt, random.random()), reason)  # noqa: S311 - so that not all come at once
         self._attempt += 1
 
 

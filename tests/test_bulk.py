@@ -159,7 +159,7 @@ def scripted(*steps: Reply, searching: tuple[Reply, ...] = ()) -> Iterator[tuple
 
 
 def writer_on(server: Server, *, patience: float = 60.0) -> ElasticsearchWriter:
-    return ElasticsearchWriter(server, "mail", EVER, patience_seconds=patience, wait=lambda _seconds: None)
+    return ElasticsearchWriter(server, "mail", EVER, patience_seconds=patience, wait=lambda _seconds, _reason: None)
 
 
 MAILS = [document(queue_id=f"4D{number}") for number in range(4)]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from confluent_kafka import Message
 
+from mailspan.repeats import EVERY_SECONDS, Repeats
 from reducer.loop import Loop
 from reducer.partition import Options, Partition
-from reducer.repeats import EVERY_SECONDS, Repeats
 
 if TYPE_CHECKING:
     from mailspan.wire import Reading

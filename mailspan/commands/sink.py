@@ -1,0 +1,92 @@
+"""`mailspan sink`: documents of mail.transactions into the daily indices of Elasticsearch.
+
+As many may run as there are partitions. SIGTERM or SIGINT: what is under way is settled, offsets are committed, the
+group is left, exit 0. Where Elasticsearch or Kafka does not answer then, it ends within 10 seconds all the same
+(mailspan/commands/stopping.py). What only somebody else can mend (credentials, a missing template) ends it with exit 3.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import sys
+import time
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
+
+from mailspan.commands.stopping import Stop
+from mailspan.kafka_settings import client_config
+from mailspan.repeats import Repeats
+from mailspan.terminal import sanitise
+from sink.elasticsearch import NoAnswerError, Server
+from sink.elasticsearch_settings import connection_of
+from sink.elasticsearch_writer import ElasticsearchWriter
+from sink.indices import first_kept_day
+from sink.kafka import SinkKafka
+from sink.loop import Loop
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from mailspan.settings import Settings
+
+DESCRIPTION = "Documents of Kafka's mail.transactions to Elasticsearch."
+
+_GARBAGE_THRESHOLD = 100_000  # nothing in the hot path makes reference cycles
+_START_SECONDS = 15.0
+_AGAIN_SECONDS = 0.5
+
+
+def add_arguments(_parser: argparse.ArgumentParser) -> None:
+    """`sink` has no arguments of its own."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Index until told to stop; return 0. Raises UsageError, SinkError, StoreError and NoAnswerError."""
+    gc.set_threshold(_GARBAGE_THRESHOLD)
+    settings: Settings = args.settings
+    connection = connection_of(settings)
+    config = client_config(settings)
+    stop = Stop(
+        f"told to stop, and Elasticsearch at {connection.shown} or Kafka at {settings.kafka_bootstrap_servers} held"
+        " the sink up; ended without its answer. Nothing is lost: what was not committed is read again at the next"
+        " start"
+    )
+    kafka = SinkKafka(config, settings.topic_prefix, stop, _say)
+    refusals = Repeats("waiting for Elasticsearch", "more attempts; waiting for Elasticsearch", _say)
+
+    def wait(seconds: float, reason: str) -> None:
+        refusals.note(reason, time.monotonic())
+        kafka.idle(seconds)
+
+    def first_kept() -> date:
+        today = datetime.now(UTC).date()
+        return first_kept_day(today, min(settings.retention_days, today.toordinal()))
+
+    with Server(connection) as server:
+        writer = _writer(server, settings, first_kept(), stop, wait)
+        if writer is not None:
+            Loop(kafka, writer, stop, first_kept=first_kept, report=_say).run()
+    return 0
+
+
+def _writer(
+    server: Server, settings: Settings, first_kept: date, stop: Stop, wait: Callable[[float, str], None]
+) -> ElasticsearchWriter | None:
+    """Return the writer, as soon as the server answers; None where told to stop before. Raises as `run` does."""
+    deadline = time.monotonic() + _START_SECONDS
+    while not stop.is_set:
+        try:
+            server.version()
+            return ElasticsearchWriter(server, settings.index_prefix, first_kept, patience_seconds=math.inf, wait=wait)
+        except NoAnswerError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_AGAIN_SECONDS)
+    return None
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"mailspan: {sanitise(message)}\n")
+    sys.stderr.flush()

@@ -1,0 +1,326 @@
+"""Kafka as the sink uses it: the only file on this side that imports the client.
+
+It reads mail.transactions as one of a group, moves the group's offsets when it is told to, and writes dead letters.
+What is done with the records is decided in sink/loop.py. Errors are one line each, and name the setting.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+
+from mailspan.dead_letter import DeadLetter, Source, headers_in, headers_of
+from mailspan.errors import MailspanError, UsageError
+from mailspan.kafka_faults import Faults
+from mailspan.kafka_settings import FIXED
+from mailspan.topics import DEAD_LETTER, TRANSACTIONS, topic_name
+from sink.records import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+GROUP = "mailspan-sink"
+STAGE = "sink"
+"""What dead letters say wrote them."""
+_SESSION_TIMEOUT_MS = 10_000
+_START_SECONDS = 15.0
+_ASK_SECONDS = 5.0
+_LOOK_SECONDS = 1.0
+_SLICE_SECONDS = 0.2  # between two looks at whether to stop
+_SLICE_RECORDS = 200
+_LARGEST_RECORD_BYTES = 9 << 20  # what the dead letters' topic takes: a record and our headers
+
+_HARMLESS = frozenset({KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._MAX_POLL_EXCEEDED})  # noqa: SLF001 - its public names
+"""What the client mends by itself; after the last one it joins the group again."""
+_NOT_NOW = frozenset(
+    {
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.NETWORK_EXCEPTION,
+    }
+)
+"""Why offsets are not committed now. Those of the next commit say the same and more."""
+
+_log = logging.getLogger("mailspan.kafka")  # librdkafka's own lines: shown only to who asks for them
+_log.addHandler(logging.NullHandler())
+_log.propagate = False
+
+
+class Stop(Protocol):
+    """Whether to stop."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the process was told to stop."""
+
+
+class SinkError(MailspanError):
+    """The sink cannot go on; the message says what to look at. A new start may help."""
+
+
+class SinkKafka:
+    """One sink's clients."""
+
+    def __init__(self, config: Mapping[str, str], prefix: str, stop: Stop, report: Callable[[str], None]) -> None:
+        """Make the clients; nothing is asked yet. Raises UsageError."""
+        self._topic = topic_name(prefix, TRANSACTIONS)
+        self._dead_letters = topic_name(prefix, DEAD_LETTER)
+        self._servers = config["bootstrap.servers"]
+        self._stop = stop
+        self._report = report
+        self._faults = Faults(self._servers)
+        self._producer_faults = Faults(self._servers)
+        self._is_away = False
+        self._owned: set[int] = set()
+        self._is_paused = False
+        self._held: list[Message] = []
+        self._uncommitted: dict[int, int] = {}
+        quiet = {**config, "logger": _log}
+        try:
+            self._consumer = Consumer(
+                {
+                    "session.timeout.ms": _SESSION_TIMEOUT_MS,
+                    "fetch.queue.backoff.ms": 50,
+                    "queued.max.messages.kbytes": 32768,
+                    **quiet,
+                    "error_cb": self._faults.note,
+                    "group.id": f"{prefix}-{GROUP}" if prefix != "mail" else GROUP,
+                    "enable.auto.commit": False,
+                    "enable.auto.offset.store": False,
+                    "auto.offset.reset": "error",  # what is gone must not be passed over in silence
+                    "isolation.level": "read_committed",
+                    "partition.assignment.strategy": "cooperative-sticky",
+                }
+            )
+            self._producer = Producer(
+                {
+                    "compression.type": "lz4",
+                    "queue.buffering.max.kbytes": 65536,
+                    **quiet,
+                    **FIXED,
+                    "error_cb": self._producer_faults.note,
+                    "message.max.bytes": _LARGEST_RECORD_BYTES,
+                }
+            )
+        except KafkaException as error:
+            raise UsageError(f"MAILSPAN_KAFKA_OPTIONS: {error.args[0].str()}") from None
+
+    def start(self) -> None:
+        """Look whether the topics are there and join the group. Raises SinkError."""
+        for topic in (self._topic, self._dead_letters):
+            self._look_for(topic)
+        if not self._stop.is_set:
+            self._consumer.subscribe(
+                [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+            )
+
+    def _look_for(self, topic: str) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._stop.is_set:
+            try:
+                found = self._producer.list_topics(topic, timeout=_LOOK_SECONDS).topics[topic]
+            except KafkaException as error:
+                self._producer.poll(0)  # its callbacks say what became of the connections
+                if self._producer_faults.are_credentials or time.monotonic() > deadline:
+                    raise SinkError(self._producer_faults.explain(error.args[0], "to start")) from error
+            else:
+                if found.error is not None or not found.partitions:
+                    raise SinkError(f"Kafka at {self._servers} has no topic {topic}; run `mailspan setup` first")
+                return
+
+    def gather(self, most: int, most_bytes: int, seconds: float) -> list[Record]:
+        """Return the next records: so many or so many bytes, or what has come within `seconds`.
+
+        Partitions come and go in here. Raises SinkError.
+        """
+        if self._is_paused:
+            self._is_paused = False
+            self._consumer.resume(self._places(self._owned))
+        messages, self._held = self._held, []
+        deadline = time.monotonic() + seconds
+        size = 0
+        while len(messages) < most and size < most_bytes and not self._stop.is_set:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            found = self._consume(min(_SLICE_RECORDS, most - len(messages)), left)
+            size += sum(len(message.value() or b"") for message in found)
+            messages += found
+        self._tell(has_records=bool(messages))
+        return [_record(message) for message in messages if message.partition() in self._owned]
+
+    def _tell(self, *, has_records: bool) -> None:
+        """Say, once each, that no broker answers and that one does again."""
+        if has_records and self._is_away:
+            self._is_away = False
+            self._faults.forget()
+            self._report(f"Kafka at {self._servers} answers again")
+        elif not has_records and not self._is_away and (reason := self._faults.away()) is not None:
+            self._is_away = True
+            self._report(f"{reason}; waiting")
+
+    def idle(self, seconds: float) -> None:
+        """Wait, and stay in the group meanwhile: partitions are paused, and may come and go. Ends early to stop."""
+        deadline = time.monotonic() + seconds
+        if not self._is_paused:
+            self._is_paused = True
+            self._consumer.pause(self._places(self._owned))
+        while not self._stop.is_set and (left := deadline - time.monotonic()) > 0:
+            # Nothing comes from a paused partition; what does come was on its way, and is not lost.
+            self._held += self._consume(_SLICE_RECORDS, min(left, _SLICE_SECONDS))
+
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        """Move the group's offsets. Where that is not possible now, they go with the next ones. Raises SinkError.
+
+        The calling thread waits for the answer.
+        """
+        self._uncommitted.update(offsets)
+        places = [
+            TopicPartition(self._topic, partition, offset)
+            for partition, offset in self._uncommitted.items()
+            if partition in self._owned
+        ]
+        if not places:
+            return
+        try:
+            self._consumer.commit(offsets=places, asynchronous=False)
+        except KafkaException as error:
+            fault: KafkaError = error.args[0]
+            if fault.code() not in _NOT_NOW and not fault.retriable() and fault.code() >= 0:
+                raise self._error(fault, "to commit offsets") from error
+        else:
+            self._uncommitted.clear()
+
+    def bury(self, letters: Sequence[tuple[Record, str]]) -> bool:
+        """Write dead letters: records, each with its reason; return whether all were written before the stop.
+
+        Raises SinkError where the broker takes one never.
+        """
+        failed: list[KafkaError] = []
+
+        def delivered(fault: KafkaError | None, _message: Message) -> None:
+            if fault is not None:
+                failed.append(fault)
+
+        for record, reason in letters:
+            source = Source(self._topic, record.partition, record.offset)
+            headers = headers_of(DeadLetter(reason, STAGE, source, record.headers))
+            while True:
+                try:
+                    self._producer.produce(
+                        self._dead_letters, record.value, record.key, headers=list(headers), on_delivery=delivered
+                    )
+                except BufferError:
+                    if self._stop.is_set:
+                        return False
+                    self.idle(_SLICE_SECONDS)
+                    self._producer.poll(0)
+                except KafkaException as error:
+                    raise SinkError(self._producer_faults.explain(error.args[0], "to write dead letters")) from error
+                else:
+                    break
+        while self._producer.flush(_SLICE_SECONDS):
+            if self._stop.is_set:
+                return False
+            self.idle(_SLICE_SECONDS)
+        if failed:
+            raise SinkError(self._producer_faults.explain(failed[0], "to write dead letters"))
+        return True
+
+    def close(self) -> None:
+        """Leave the group. No time limits it."""
+        with suppress(KafkaException, RuntimeError):
+            self._consumer.close()
+
+    def _consume(self, most: int, seconds: float) -> list[Message]:
+        try:
+            found = self._consumer.consume(most, seconds)
+        except KafkaException as error:
+            raise self._error(error.args[0], "to read") from error
+        return [message for message in found if self._is_record(message)]
+
+    def _is_record(self, message: Message) -> bool:
+        fault = message.error()
+        if fault is None:
+            return True
+        if fault.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - its public name
+            self._place_anew(message.partition() or 0)
+        elif not fault.retriable() and fault.code() not in _HARMLESS:
+            raise self._error(fault, "to read")
+        return False
+
+    def _place_anew(self, partition: int) -> None:
+        """Read a partition from its begin: the group never read it, or what it was to read next is not there."""
+        place = TopicPartition(self._topic, partition)
+        try:
+            (known,) = self._consumer.committed([place], timeout=_ASK_SECONDS)
+            low, high = self._consumer.get_watermark_offsets(place, timeout=_ASK_SECONDS)
+        except KafkaException as error:
+            raise self._error(error.args[0], "to read") from error
+        if 0 <= known.offset < low:
+            self._report(
+                f"{self._topic} partition {partition}: {low - known.offset} records were deleted before they were"
+                f" indexed (offsets {known.offset} to {low - 1}); see retention.ms of {self._topic}, and read those"
+                " logs again"
+            )
+        elif known.offset > high:
+            self._report(
+                f"{self._topic} partition {partition} ends at {high}, but was read up to {known.offset} before: it is"
+                " another topic now, or lost its end; reading all of it"
+            )
+        self._consumer.seek(TopicPartition(self._topic, partition, OFFSET_BEGINNING))
+
+    def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._owned.update(place.partition for place in places)
+        consumer.incremental_assign(places)
+        if self._is_paused:
+            consumer.pause(places)
+
+    def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        for place in places:
+            # Whoever has it now reads again what is not committed: versions make that harmless.
+            self._owned.discard(place.partition)
+            self._uncommitted.pop(place.partition, None)
+        self._held = [message for message in self._held if message.partition() in self._owned]
+        consumer.incremental_unassign(places)
+
+    def _places(self, partitions: set[int]) -> list[TopicPartition]:
+        return [TopicPartition(self._topic, partition) for partition in sorted(partitions)]
+
+    def _error(self, fault: KafkaError, doing: str) -> SinkError:
+        return SinkError(self._faults.explain(fault, doing))
+
+
+def _record(message: Message) -> Record:
+    return Record(
+        message.partition() or 0, message.offset() or 0, _bytes(message.key()), message.value(), _headers(message)
+    )
+
+
+def _headers(message: Message) -> tuple[tuple[str, bytes], ...]:
+    """Return all headers of a record; none where the client itself stumbles over them (a name that is no UTF-8)."""
+    try:
+        return headers_in(message.headers())
+    except (ValueError, SystemError):
+        return ()
+
+
+def _bytes(value: str | bytes | None) -> bytes:
+    return value if isinstance(value, bytes) else (value or "").encode()

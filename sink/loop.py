@@ -1,0 +1,128 @@
+"""The sink's loop: documents of mail.transactions into Elasticsearch, and nothing is passed over.
+
+A batch is gathered, planned (sink/records.py), written, and only then are the group's offsets moved: behind what is
+settled, and never further. Where Elasticsearch takes nothing now, it is tried again for as long as it takes, with the
+partitions paused. What no one will ever take goes to the dead letters with its reason. What only somebody else can mend
+ends the loop with an error, and the offsets stay. So a record may be written twice, never not at all; versions make the
+second time harmless.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from mailspan.repeats import Repeats
+from sink.bulk import Verdict
+from sink.records import plan, settled_offsets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import date
+
+    from sink.elasticsearch_writer import ElasticsearchWriter
+    from sink.kafka import SinkKafka, Stop
+    from sink.records import Record, Step
+
+MOST_RECORDS = 2000
+MOST_BYTES = 5 << 20
+GATHER_SECONDS = 0.5
+
+_SETTLED = {
+    Verdict.INDEXED: "indexed",
+    Verdict.SUPERSEDED: "superseded",
+    Verdict.EXPIRED: "expired",
+    Verdict.REFUSED: "dead_letters",
+}
+"""What each verdict counts as. Any other one: not settled."""
+COUNTED = ("records", *_SETTLED.values(), "withdrawn")
+"""The figures, in the order in which they are told."""
+
+
+class Loop:
+    """Runs until told to stop. `first_kept` is asked for the oldest day that is kept; `report` gets lines to say."""
+
+    def __init__(
+        self,
+        kafka: SinkKafka,
+        writer: ElasticsearchWriter,
+        stop: Stop,
+        *,
+        first_kept: Callable[[], date],
+        report: Callable[[str], None],
+    ) -> None:
+        self._kafka = kafka
+        self._writer = writer
+        self._stop = stop
+        self._first_kept = first_kept
+        self._report = report
+        self.counts: Counter[str] = Counter()
+        """What became of all records whose offsets were passed: `records` is the sum of the others."""
+        self._dead = Repeats(
+            "a document cannot be indexed, it goes to the dead letters",
+            "documents cannot be indexed, they go to the dead letters",
+            report,
+        )
+
+    def run(self) -> None:
+        """Run; in the end the group is left. Raises SinkError and StoreError."""
+        try:
+            self._kafka.start()
+            while not self._stop.is_set:
+                self.step()
+            self._dead.tell(time.monotonic(), at_once=True)
+            self._report("stopped; " + " ".join(f"{name}={self.counts[name]}" for name in COUNTED))
+        finally:
+            self._kafka.close()
+
+    def step(self) -> None:
+        """Gather and settle one batch."""
+        records = self._kafka.gather(MOST_RECORDS, MOST_BYTES, GATHER_SECONDS)
+        self._dead.tell(time.monotonic())
+        if not records:
+            self._kafka.commit({})  # what could not be committed before
+            return
+        self._writer.first_kept = self._first_kept()
+        became = self._settle(records)
+        self._kafka.commit(settled_offsets(records, [name is not None for name in became]))
+        found = Counter(name for name in became if name is not None)
+        self.counts += Counter({**found, "records": found.total()})
+
+    def _settle(self, records: Sequence[Record]) -> list[str | None]:
+        """Return what each record counts as; None: it is not settled, since the loop is to stop."""
+        steps, faults = plan(records)
+        became: list[str | None] = [None] * len(records)
+        letters = dict(faults)
+        for step in steps:
+            if not self._write(step, became, letters):
+                break
+        for reason in letters.values():
+            self._dead.note(reason, time.monotonic())
+        if letters and not self._kafka.bury([(records[place], reason) for place, reason in letters.items()]):
+            return became
+        for place in letters:
+            became[place] = "dead_letters"
+        return became
+
+    def _write(self, step: Step, became: list[str | None], letters: dict[int, str]) -> bool:
+        """Write one step; return whether all of it is settled."""
+        if step.documents:
+            outcomes = self._writer.settle(step.documents, step.encoded, stop=self._is_to_stop)
+            for place, outcome in zip(step.places, outcomes, strict=True):
+                if outcome.verdict is Verdict.REFUSED:
+                    letters[place] = outcome.reason
+                else:
+                    became[place] = _SETTLED.get(outcome.verdict)
+            if any(outcome.verdict not in _SETTLED for outcome in outcomes):
+                return False
+        if step.withdrawn:
+            if not self._writer.withdraw(list(step.withdrawn), stop=self._is_to_stop):
+                return False
+            for places in step.withdrawn.values():
+                for place in places:
+                    became[place] = "withdrawn"
+        return True
+
+    def _is_to_stop(self) -> bool:
+        return self._stop.is_set
