@@ -14,7 +14,7 @@ from sink.index_template import Wanted, is_made_of, lifecycle, mapping, template
 from sink.indices import day_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from datetime import date
 
     from sink.elasticsearch import Answer, Server
@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 _NO_RIGHT = frozenset({401, 403})
 _REFUSED = 400  # HTTP's own
 _NO_TYPE = "No handler for type [wildcard]"
+
+
+def template_path(prefix: str) -> str:
+    """Return where the template is."""
+    return f"/_index_template/{prefix}"
+
+
+def template_in(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the template in the answer of a server that has it."""
+    found: dict[str, Any] = answer["index_templates"][0]["index_template"]
+    return found
 
 
 class Index(NamedTuple):
@@ -143,7 +154,7 @@ class DailyIndices:
         return True
 
     def _template(self, wanted: Wanted, *, is_dry_run: bool) -> str:
-        path, body = f"/_index_template/{self._prefix}", template(self._prefix, wanted)
+        path, body = template_path(self._prefix), template(self._prefix, wanted)
         found = self.stored_template()
         if found is not None and is_made_of(found, body):
             return f"template {self._prefix}: as it should be"
@@ -154,12 +165,10 @@ class DailyIndices:
 
     def stored_template(self) -> dict[str, Any] | None:
         """Return the template of the server; None where there is none. Raises StoreError."""
-        answer = self._server.request("GET", f"/_index_template/{self._prefix}")
+        answer = self._server.request("GET", template_path(self._prefix))
         if answer.status == 404:  # noqa: PLR2004 - HTTP's own
             return None
-        body = self._server.good(answer, "to see the index template", needs="index_templates")
-        found: dict[str, Any] = body["index_templates"][0]["index_template"]
-        return found
+        return template_in(self._server.good(answer, "to see the index template", needs="index_templates"))
 
     def _mapping_of(self, index: Index) -> dict[str, Any]:
         doing = f"to see the mapping of {index.name}"

@@ -28,7 +28,7 @@ from sink.bulk import (
     pause_seconds,
     verdict_of,
 )
-from sink.daily_indices import DailyIndices
+from sink.daily_indices import DailyIndices, template_in, template_path
 from sink.elasticsearch import NoAnswerError
 from sink.elasticsearch_settings import explain
 from sink.fragments import family_of, is_fragment, superfluous
@@ -38,7 +38,7 @@ from sink.indices import day_of, index_of
 from sink.store import WriteResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import date
 
     from sink.elasticsearch import Server
@@ -49,6 +49,7 @@ _FAMILIES_AT_ONCE = 500
 _IDS_AT_ONCE = 200
 _MORE_ITEMS = 64
 """At most so many more in the next request when all of one were settled; what was not halves it."""
+_MOST_BEGUN = 1000
 _MOST_OF_A_FAMILY = 10_000
 _STORM = 20
 """So many documents of one request, all of them refused: then it is the mapping, and not the documents."""
@@ -85,8 +86,14 @@ class ElasticsearchWriter:
         self._most_items = BATCH_ITEMS
         self.refused: list[tuple[str, str]] = []
         """Id and reason of the documents given to `write` that will never be taken."""
-        if (fault := template_fault(DailyIndices(server, prefix).stored_template())) is not None:
-            raise StoreError(f"Elasticsearch at {server.shown}: {fault}")
+        self._begun: set[str] = set()
+        """The indices that were written to after a look at the template: the first document makes an index."""
+        self._must_be_good(DailyIndices(server, prefix).stored_template())
+
+    def _must_be_good(self, found: dict[str, Any] | None) -> None:
+        """Raise StoreError where nothing may be written with this template."""
+        if (fault := template_fault(found)) is not None:
+            raise StoreError(f"Elasticsearch at {self._server.shown}: {fault}")
 
     def write(self, documents: Sequence[Document], encoded: Sequence[bytes] | None = None) -> WriteResult:
         """Keep `documents`; see DocumentWriter. Raises StoreError; then some of them may be kept.
@@ -160,7 +167,7 @@ class ElasticsearchWriter:
         tries = _Tries(self._patience_seconds, self._wait, stop)
         try:
             if ids:
-                self._ask(tries, "to refresh the indices", f"/{self._prefix}-*.*.*/_refresh")
+                self._search(tries, "to refresh the indices", f"/{self._prefix}-*.*.*/_refresh")
             for start in range(0, len(ids), _IDS_AT_ONCE):
                 self._send(self._items_of(ids[start : start + _IDS_AT_ONCE], tries), tries, {})
         except _StoppedError:
@@ -183,6 +190,7 @@ class ElasticsearchWriter:
         while pending:
             tries.begin()
             batch = next(batches(pending, self._most_items))
+            self._begin({item.into for item in batch if item.body is not None}, tries)
             outcomes, is_whole_too_large = self._once(batch)
             self._mind(batch, outcomes)
             left = []
@@ -202,6 +210,14 @@ class ElasticsearchWriter:
                 tries.pause(next(outcome.reason for outcome in outcomes if outcome.verdict is Verdict.RETRY))
             elif all(outcome.verdict is not Verdict.TOO_LARGE for outcome in outcomes):
                 self._most_items = min(BATCH_ITEMS, self._most_items + min(self._most_items, _MORE_ITEMS))
+
+    def _begin(self, names: set[str], tries: _Tries) -> None:
+        """Look at the template again before an index is made by it. Raises StoreError, _StoppedError."""
+        if names <= self._begun:
+            return
+        found = self._ask(tries, "to see the index template", template_path(self._prefix), method="GET", may_miss=True)
+        self._must_be_good(None if found is None else template_in(found))
+        self._begun = names if len(self._begun) > _MOST_BEGUN else self._begun | names
 
     def _mind(self, items: Sequence[Item], outcomes: Sequence[Outcome]) -> None:
         """Raise StoreError where somebody must mend something first."""
@@ -278,7 +294,7 @@ class ElasticsearchWriter:
     def _hits(self, tries: _Tries, doing: str, body: object, *, is_whole: bool = False) -> list[Any]:
         """Return what a search over the daily indices finds; `is_whole`: only when all their shards have answered."""
         while True:
-            found = self._ask(tries, doing, f"/{self._prefix}-*.*.*/_search", body)
+            found = self._search(tries, doing, f"/{self._prefix}-*.*.*/_search", body)
             hits = found.get("hits") if isinstance(found, dict) else None
             if not isinstance(hits, dict) or not isinstance(hits.get("hits"), list):
                 tries.pause(f"{self._server.shown}: what answers is no Elasticsearch ({doing})")
@@ -289,18 +305,37 @@ class ElasticsearchWriter:
                 # and no index that merely looks alike
                 return [hit for hit in hits["hits"] if day_of(self._prefix, hit["_index"]) is not None]
 
-    def _ask(self, tries: _Tries, doing: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - JSON
-        """Ask until there is a good answer, and return its JSON. Raises StoreError, _StoppedError."""
-        options = {"ignore_unavailable": "true", "allow_no_indices": "true"}
+    def _search(self, tries: _Tries, doing: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - JSON
+        """Ask the indices that are there; see `_ask`."""
+        query = {"ignore_unavailable": "true", "allow_no_indices": "true"}
+        return self._ask(tries, doing, path, body=body, query=query)
+
+    def _ask(
+        self,
+        tries: _Tries,
+        doing: str,
+        path: str,
+        *,
+        method: str = "POST",
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        may_miss: bool = False,
+    ) -> Any:  # noqa: ANN401 - JSON
+        """Ask until there is a good answer, and return its JSON. Raises StoreError, _StoppedError.
+
+        With `may_miss`, 404 is an answer too: None.
+        """
         while True:
             tries.begin()
             try:
-                answer = self._server.request("POST", path, query=options, body=body)
+                answer = self._server.request(method, path, query=query, body=body)
             except NoAnswerError as error:
                 tries.pause(str(error))
                 continue
             if answer.is_good:
                 return answer.body
+            if may_miss and answer.status == 404:  # noqa: PLR2004 - HTTP's own
+                return None
             reason = explain(answer.status, answer.reason, self._server.shown, doing)
             if verdict_of(answer.status, answer.kind) is not Verdict.RETRY:
                 raise StoreError(reason)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -20,6 +20,7 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from mailspan.dead_letter import DeadLetter, Source, headers_in, headers_of
 from mailspan.errors import MailspanError, UsageError
@@ -42,6 +43,9 @@ _SLICE_SECONDS = 0.2  # between two looks at whether to stop
 _SLICE_RECORDS = 200
 _LARGEST_RECORD_BYTES = 9 << 20  # what the dead letters' topic takes: a record and our headers
 
+_FIRST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+_NEXT: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+
 _HARMLESS = frozenset({KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._MAX_POLL_EXCEEDED})  # noqa: SLF001 - its public names
 """What the client mends by itself; after the last one it joins the group again."""
 _NOT_NOW = frozenset(
@@ -56,7 +60,7 @@ _NOT_NOW = frozenset(
         KafkaError.NETWORK_EXCEPTION,
     }
 )
-"""Why offsets are not committed now. Those of the next commit say the same and more."""
+"""Why a group's coordinator does not answer now."""
 
 _log = logging.getLogger("mailspan.kafka")  # librdkafka's own lines: shown only to who asks for them
 _log.addHandler(logging.NullHandler())
@@ -88,11 +92,12 @@ class SinkKafka:
         self._faults = Faults(self._servers)
         self._producer_faults = Faults(self._servers)
         self._is_away = False
-        self._owned: set[int] = set()
+        self._owned: set[int] = set()  # those that run, or are paused
         self._is_paused = False
         self._held: list[Message] = []
+        self._waiting: set[int] = set()  # assigned, and not running yet
         self._uncommitted: dict[int, int] = {}
-        quiet = {**config, "logger": _log}
+        quiet: dict[str, Any] = {**config, "logger": _log}
         try:
             self._consumer = Consumer(
                 {
@@ -119,6 +124,7 @@ class SinkKafka:
                     "message.max.bytes": _LARGEST_RECORD_BYTES,
                 }
             )
+            self._admin = AdminClient(quiet)
         except KafkaException as error:
             raise UsageError(f"MAILSPAN_KAFKA_OPTIONS: {error.args[0].str()}") from None
 
@@ -153,6 +159,8 @@ class SinkKafka:
         if self._is_paused:
             self._is_paused = False
             self._consumer.resume(self._places(self._owned))
+        if self._waiting:
+            self._place()
         messages, self._held = self._held, []
         deadline = time.monotonic() + seconds
         size = 0
@@ -203,7 +211,7 @@ class SinkKafka:
             self._consumer.commit(offsets=places, asynchronous=False)
         except KafkaException as error:
             fault: KafkaError = error.args[0]
-            if fault.code() not in _NOT_NOW and not fault.retriable() and fault.code() >= 0:
+            if not _is_passing(fault):
                 raise self._error(fault, "to commit offsets") from error
         else:
             self._uncommitted.clear()
@@ -261,42 +269,73 @@ class SinkKafka:
         if fault is None:
             return True
         if fault.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - its public name
-            self._place_anew(message.partition() or 0)
-        elif not fault.retriable() and fault.code() not in _HARMLESS:
+            raise SinkError(
+                f"{self._topic} has no longer what was to be read next from its partition {message.partition()};"
+                " see its retention.ms, and start again"
+            )
+        if not fault.retriable() and fault.code() not in _HARMLESS:
             raise self._error(fault, "to read")
         return False
 
-    def _place_anew(self, partition: int) -> None:
-        """Read a partition from its begin: the group never read it, or what it was to read next is not there."""
-        place = TopicPartition(self._topic, partition)
+    def _place(self) -> None:
+        """Let partitions run that were just assigned, from where the group is; where nobody answers now, a call later.
+
+        Raises SinkError.
+        """
+        places = self._places(self._waiting)
         try:
-            (known,) = self._consumer.committed([place], timeout=_ASK_SECONDS)
-            low, high = self._consumer.get_watermark_offsets(place, timeout=_ASK_SECONDS)
+            known = {each.partition: each.offset for each in self._consumer.committed(places, timeout=_ASK_SECONDS)}
+            begins = self._ends(places, _FIRST)
+            ends = self._ends(places, _NEXT)
+            for place in places:
+                number = place.partition
+                is_there = begins[number] <= known[number] <= ends[number]
+                self._consumer.seek(TopicPartition(self._topic, number, known[number] if is_there else begins[number]))
         except KafkaException as error:
+            if _is_passing(error.args[0]):
+                return
             raise self._error(error.args[0], "to read") from error
-        if 0 <= known.offset < low:
-            self._report(
-                f"{self._topic} partition {partition}: {low - known.offset} records were deleted before they were"
-                f" indexed (offsets {known.offset} to {low - 1}); see retention.ms of {self._topic}, and read those"
-                " logs again"
+        for place in places:
+            self._tell_what_is_gone(
+                place.partition, known[place.partition], begins[place.partition], ends[place.partition]
             )
-        elif known.offset > high:
+        self._owned |= self._waiting
+        self._waiting.clear()
+        self._consumer.resume(places)
+
+    def _ends(self, places: Sequence[TopicPartition], end: OffsetSpec) -> dict[int, int]:
+        """Return by partition its first offset, or the one behind its last. Raises KafkaException."""
+        # Not by the consumer's own connection: there each answer waits behind a fetch.
+        found = self._admin.list_offsets(dict.fromkeys(places, end), request_timeout=_ASK_SECONDS)
+        return {place.partition: answer.result().offset for place, answer in found.items()}
+
+    def _tell_what_is_gone(self, partition: int, offset: int, low: int, high: int) -> None:
+        """Say it where records from `offset` on are not there any more; without one (negative), none was due."""
+        if 0 <= offset < low:
             self._report(
-                f"{self._topic} partition {partition} ends at {high}, but was read up to {known.offset} before: it is"
+                f"{self._topic} partition {partition}: {low - offset} records were deleted before they were indexed"
+                f" (offsets {offset} to {low - 1}); see retention.ms of {self._topic}, and read those logs again"
+            )
+        elif offset > high:
+            self._report(
+                f"{self._topic} partition {partition} ends at {high}, but was read up to {offset} before: it is"
                 " another topic now, or lost its end; reading all of it"
             )
-        self._consumer.seek(TopicPartition(self._topic, partition, OFFSET_BEGINNING))
 
     def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
-        self._owned.update(place.partition for place in places)
-        consumer.incremental_assign(places)
-        if self._is_paused:
-            consumer.pause(places)
+        numbers = [place.partition for place in places]
+        if numbers:
+            # Where to begin is asked later, and looked at: what is gone must not be passed over in silence.
+            begin = [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in numbers]
+            consumer.incremental_assign(begin)
+            consumer.pause(begin)
+        self._waiting.update(numbers)
 
     def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         for place in places:
             # Whoever has it now reads again what is not committed: versions make that harmless.
             self._owned.discard(place.partition)
+            self._waiting.discard(place.partition)
             self._uncommitted.pop(place.partition, None)
         self._held = [message for message in self._held if message.partition() in self._owned]
         consumer.incremental_unassign(places)
@@ -306,6 +345,11 @@ class SinkKafka:
 
     def _error(self, fault: KafkaError, doing: str) -> SinkError:
         return SinkError(self._faults.explain(fault, doing))
+
+
+def _is_passing(fault: KafkaError) -> bool:
+    """Whether asking again may help: the broker says so, or there was none to say anything."""
+    return fault.code() in _NOT_NOW or fault.retriable() or fault.code() < 0
 
 
 def _record(message: Message) -> Record:

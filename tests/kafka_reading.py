@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from mailspan.wire import Header, find_header
 
@@ -20,6 +20,17 @@ class Arrival(NamedTuple):
 
 
 def read_all(address: str, topic: str, seconds: float = 60.0) -> list[Arrival]:
+    """Return all records of mail.raw, each partition's in order. Raises TimeoutError."""
+    found = []
+    for message in read_messages(address, topic, seconds):
+        headers = message.headers()
+        pairs = list(headers.items()) if isinstance(headers, dict) else headers
+        header = find_header([(name, raw) for name, raw in pairs or () if isinstance(raw, bytes)])
+        found.append(Arrival(message.partition() or 0, message.key() or b"", message.value() or b"", header))
+    return found
+
+
+def read_messages(address: str, topic: str, seconds: float = 60.0) -> list[Message]:
     """Return all records, each partition's in order. Raises TimeoutError."""
     consumer = Consumer(
         {
@@ -31,7 +42,7 @@ def read_all(address: str, topic: str, seconds: float = 60.0) -> list[Arrival]:
         }
     )
     deadline = time.monotonic() + seconds
-    found: list[Arrival] = []
+    found: list[Message] = []
     try:
         partitions = consumer.list_topics(topic, timeout=seconds).topics[topic].partitions
         ends = {}
@@ -48,10 +59,7 @@ def read_all(address: str, topic: str, seconds: float = 60.0) -> list[Arrival]:
                 partition, offset = message.partition(), message.offset()
                 assert partition is not None
                 assert offset is not None
-                headers = message.headers()
-                pairs = list(headers.items()) if isinstance(headers, dict) else headers
-                header = find_header([(name, raw) for name, raw in pairs or () if isinstance(raw, bytes)])
-                found.append(Arrival(partition, message.key() or b"", message.value() or b"", header))
+                found.append(message)
                 if offset + 1 >= ends.get(partition, 0):
                     ends.pop(partition, None)
     finally:

@@ -1,0 +1,103 @@
+"""A place of its own on the real broker and the real Elasticsearch for one test, and sinks as processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from tests.kafka_site import PARTITIONS, Site, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from tests.elasticsearch_server import Node
+    from tests.kafka_server import Broker
+
+
+class Chain(Site):
+    """Topics and daily indices under one prefix."""
+
+    def __init__(self, broker: Broker, node: Node, folder: Path) -> None:
+        super().__init__(broker, folder)
+        self.node = node
+        self.transactions = f"{self.prefix}.transactions"
+        self.settings |= {
+            "ELASTICSEARCH_URL": node.url,
+            "INDEX_PREFIX": f"{self.prefix}-documents",
+            "INDEX_REPLICAS": "0",
+            "RETENTION_DAYS": "700000",
+        }
+
+    @contextmanager
+    def sink(self, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a sink; what it says is added to `said()`. It is killed in the end."""
+        with (self.folder / "stderr").open("ab") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mailspan", "sink"], stderr=stderr, env=self.environment(**settings)
+            )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def send(self, records: Iterable[tuple[bytes | str, bytes | None]], partition: int = 0) -> None:
+        """Write records into mail.transactions, in their order, and wait until they are there."""
+        failed: list[KafkaError] = []
+
+        def note(fault: KafkaError | None, _message: Message) -> None:
+            if fault is not None:
+                failed.append(fault)
+
+        producer = Producer({"bootstrap.servers": self.address, "log_level": 0, "message.max.bytes": 9 << 20})
+        for key, value in records:
+            producer.produce(self.transactions, value, key, partition, on_delivery=note)
+        assert producer.flush(60) == 0
+        assert not failed
+
+    def behind(self) -> int:
+        """Return how many records the sinks' group has not passed yet. Raises KafkaException, also for a while."""
+        places = [TopicPartition(self.transactions, number) for number in range(PARTITIONS)]
+        consumer = Consumer(
+            {"bootstrap.servers": self.address, "group.id": f"{self.prefix}-mailspan-sink", "log_level": 0}
+        )
+        try:
+            known = {each.partition: each.offset for each in consumer.committed(places, timeout=30)}
+            ends = {each.partition: consumer.get_watermark_offsets(each, timeout=30) for each in places}
+        finally:
+            consumer.close()
+        return sum(high - max(low, known[number]) for number, (low, high) in ends.items())
+
+    def wait_until_settled(self, seconds: float = 60.0) -> None:
+        """Wait until the group has passed all records that were sent by `send`."""
+
+        def is_settled() -> bool:
+            try:
+                return not self.behind()
+            except KafkaException as error:
+                if not error.args[0].retriable() and error.args[0].code() != KafkaError.NOT_COORDINATOR:
+                    raise
+                return False  # the group's coordinator is being found
+
+        wait_until(is_settled, seconds)
+
+    def stored(self) -> dict[str, Any]:
+        """Return all documents by id."""
+        prefix = self.settings["INDEX_PREFIX"]
+        assert self.node.ask("POST", f"/{prefix}-*/_refresh")[0] == 200
+        body = {"size": 10_000, "query": {"match_all": {}}}
+        status, found = self.node.ask("POST", f"/{prefix}-*/_search", body)
+        assert status == 200
+        assert isinstance(found, dict)
+        return {hit["_id"]: hit["_source"] for hit in found["hits"]["hits"]}
+
+
+def record(document: dict[str, Any]) -> tuple[bytes, bytes]:
+    """Return the record of a document, as the reducer writes it."""
+    return document["id"].encode(), orjson.dumps(document)

@@ -1,0 +1,276 @@
+"""`mailspan sink` on a real Kafka and a real Elasticsearch: nothing is passed over, whatever happens."""
+
+from __future__ import annotations
+
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from mailspan.dead_letter import Source, read_headers
+from tests.chain import Chain, record
+from tests.jars import free_port
+from tests.kafka_reading import read_messages
+from tests.kafka_site import wait_until
+from tests.scripted_http import Asked, Reply, scripted_http
+from tests.search_documents import all_documents, document
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+    from tests.elasticsearch_server import Node
+    from tests.kafka_server import Broker
+
+pytestmark = pytest.mark.slow
+
+ENDS_WITHIN_SECONDS = 10.0
+
+
+@pytest.fixture
+def chain(broker: Broker, node: Node, tmp_path: Path) -> Chain:
+    made = Chain(broker, node, tmp_path)
+    made.setup()
+    return made
+
+
+def numbered(count: int, begin: int = 0, **values: str) -> list[dict[str, Any]]:
+    """Return documents of as many mails."""
+    return [document(queue_id=f"Q{number}", outcome="queued", **values) for number in range(begin, begin + count)]
+
+
+def ended(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM) -> int:
+    """Tell it to stop and return its exit code."""
+    process.send_signal(number)
+    return process.wait(ENDS_WITHIN_SECONDS)
+
+
+def test_documents_are_indexed_as_they_are_and_the_offsets_follow(chain: Chain) -> None:
+    given = {each["id"]: each for each in all_documents()}
+    for number in range(3):
+        chain.send((record(each) for each in list(given.values())[number::3]), number)
+    with chain.sink() as sink:
+        chain.wait_until_settled()
+        assert ended(sink) == 0
+    assert chain.stored() == given
+    assert f"stopped; records={len(given)} indexed={len(given)} superseded=0" in chain.said()
+
+
+def test_a_newer_version_wins_in_any_order_and_a_withdrawn_id_is_gone(chain: Chain) -> None:
+    first, second, third = numbered(3)
+    paged = [
+        {**document(queue_id="P", outcome="queued"), "id": name}
+        for name in ("mx1.example.com/P", "mx1.example.com/P#1")
+    ]
+    newer = {**first, "version": first["version"] + 65536, "state": "closed"}
+    again = {**third, "version": third["version"] + 65536}
+    withdrawn = second["id"].encode()
+    chain.send([*map(record, (newer, first, second, third, *paged)), (withdrawn, None)])
+    with chain.sink() as sink:
+        chain.wait_until_settled()
+        # of what is stored by now
+        chain.send(
+            [(third["id"].encode(), None), (paged[0]["id"].encode(), None), record(again), (b"mx1/never-was", None)]
+        )
+        chain.wait_until_settled()
+        assert ended(sink) == 0
+    assert chain.stored() == {newer["id"]: newer, again["id"]: again}
+    assert "withdrawn=5" in chain.said()
+
+
+def test_what_is_no_document_goes_to_the_dead_letters_and_holds_nothing_up(chain: Chain) -> None:
+    good = numbered(2)
+    wrong: list[tuple[bytes | str, bytes | None]] = [
+        (b"key", b"\xff\x00 no json"),
+        ("mx1.example.com/Q7", orjson.dumps({**good[0], "date": "2026-02-30T00:00:00.000Z"})),
+        ("mx1.example.com/Q8", orjson.dumps({**good[0], "version": "many"})),
+        (b"\xff", None),
+    ]
+    chain.send([record(good[0]), *wrong, record(good[1])])
+    with chain.sink() as sink:
+        chain.wait_until_settled()
+        assert ended(sink) == 0
+    assert chain.stored() == {each["id"]: each for each in good}
+    letters = read_messages(chain.address, f"{chain.prefix}.dead-letter")
+    assert [(each.key(), each.value() or None) for each in letters] == [
+        (key.encode() if isinstance(key, str) else key, value) for key, value in wrong
+    ]
+    found = [read_headers(each.headers()) for each in letters]
+    assert [each.source for each in found] == [Source(chain.transactions, 0, offset) for offset in range(1, 5)]
+    assert {each.stage for each in found} == {"sink"}
+    assert [each.reason.partition(":")[0] for each in found] == ["no document"] * 3 + ["no withdrawal"]
+    assert "dead_letters=4" in chain.said()
+    assert chain.said().count("goes to the dead letters") == 1
+
+
+def test_a_document_that_the_server_refuses_is_buried_with_the_servers_reason(chain: Chain) -> None:
+    good = numbered(2)
+    mapped = {"properties": {"subject": {"type": "long"}}}  # somebody made this index by hand
+    index = f"{chain.settings['INDEX_PREFIX']}-2026.11.23"
+    assert chain.node.ask("PUT", f"/{index}", {"mappings": mapped})[0] == 200
+    bad = {**good[1], "subject": "no number"}
+    chain.send(map(record, (good[0], bad)))
+    with chain.sink() as sink:
+        chain.wait_until_settled()
+        assert ended(sink) == 0
+    assert chain.stored() == {good[0]["id"]: good[0]}
+    (letter,) = read_messages(chain.address, f"{chain.prefix}.dead-letter")
+    assert "subject" in read_headers(letter.headers()).reason
+    assert orjson.loads(letter.value() or b"") == bad
+
+
+def test_killed_at_any_time_it_leaves_nothing_out(chain: Chain) -> None:
+    given = numbered(6000)
+    chain.send(map(record, given))
+    for _ in range(3):
+        before = len(chain.stored())
+        with chain.sink():
+            wait_until(lambda: len(chain.stored()) > before)  # noqa: B023 - called at once
+    with chain.sink() as sink:
+        chain.wait_until_settled()
+        assert ended(sink) == 0
+    assert chain.stored() == {each["id"]: each for each in given}
+
+
+def test_two_share_the_partitions_and_one_takes_over(chain: Chain) -> None:
+    given = numbered(1200)
+    with chain.sink() as first, chain.sink() as second:
+        for number in range(6):
+            chain.send(map(record, given[number * 100 : number * 100 + 100]), number)
+        chain.wait_until_settled()
+        first.kill()
+        for number in range(6):
+            chain.send(map(record, given[600 + number * 100 : 700 + number * 100]), number)
+        chain.wait_until_settled()
+        assert ended(second) == 0
+    assert chain.stored() == {each["id"]: each for each in given}
+
+
+def test_a_server_that_is_away_is_waited_for(chain: Chain) -> None:
+    given = numbered(300)
+    with chain.sink() as sink:
+        chain.send(map(record, given[:100]))
+        chain.wait_until_settled()
+        chain.node.kill()
+        try:
+            chain.send(map(record, given[100:]))
+            wait_until(lambda: "waiting for Elasticsearch" in chain.said())
+            assert chain.behind() == 200
+        finally:
+            chain.node.start()
+        chain.wait_until_settled()
+        assert ended(sink) == 0
+    assert chain.stored() == {each["id"]: each for each in given}
+    assert f"no Elasticsearch answers at {chain.node.url}" in chain.said()
+    assert chain.said().count("waiting for Elasticsearch") == 1
+
+
+def test_a_frozen_server_does_not_keep_it_from_ending(chain: Chain) -> None:
+    with chain.sink() as sink:
+        chain.send(map(record, numbered(1)))
+        chain.wait_until_settled()
+        chain.node.freeze()
+        try:
+            chain.send(map(record, numbered(10)))
+            # It has asked by now, or asks after the signal: both must end.
+            assert ended(sink) in {0, 3}
+        finally:
+            chain.node.thaw()
+    assert chain.behind() in {0, 10}
+
+
+def test_without_rights_in_mid_run_it_halts_and_offsets_stay(chain: Chain) -> None:
+    count = 0
+
+    def reply(asked: Asked) -> Reply:
+        nonlocal count
+        if asked.path.startswith("/_bulk"):
+            count += 1
+            if count > 1:
+                return 401, {"error": {"type": "security_exception", "reason": "the key was revoked"}}
+        status, body = chain.node.ask(asked.method, asked.path, asked.body or None)
+        return status, body
+
+    given = numbered(20)
+    with scripted_http(reply) as url, chain.sink(ELASTICSEARCH_URL=url) as sink:
+        chain.send(map(record, given[:10]))
+        chain.wait_until_settled()
+        chain.send(map(record, given[10:]))
+        assert sink.wait(60) == 3
+    assert chain.behind() == 10
+    (line,) = chain.said().splitlines()
+    assert f"Elasticsearch at {url} refuses the credentials (the key was revoked); see MAILSPAN_ELASTICSEARCH" in line
+    with chain.sink() as sink:
+        chain.wait_until_settled()
+        assert ended(sink) == 0
+    assert len(chain.stored()) == 20
+
+
+def test_without_a_template_it_does_not_begin(chain: Chain) -> None:
+    chain.send(map(record, numbered(1)))
+    done = chain.run("sink", INDEX_PREFIX="never-set-up")
+    assert done.returncode == 3
+    assert done.stderr.endswith(b"there is no index template; run `mailspan setup`\n")
+    assert len(done.stderr.splitlines()) == 1
+    assert chain.behind() == 1
+
+
+def test_a_template_that_goes_away_halts_it_before_a_new_index_is_made(chain: Chain) -> None:
+    prefix = chain.settings["INDEX_PREFIX"]
+    with chain.sink() as sink:
+        chain.send(map(record, numbered(1)))
+        chain.wait_until_settled()
+        assert chain.node.ask("DELETE", f"/_index_template/{prefix}")[0] == 200
+        chain.send(map(record, numbered(1, begin=1, date="2026-11-24T10:00:00.000Z")))
+        assert sink.wait(60) == 3
+    assert chain.behind() == 1
+    assert "there is no index template; run `mailspan setup`" in chain.said()
+    assert chain.node.ask("GET", f"/{prefix}-2026.11.24")[0] == 404
+
+
+def test_a_day_that_is_not_kept_is_counted_and_not_brought_back(chain: Chain) -> None:
+    chain.send(map(record, numbered(3, date="2016-11-24T10:00:00.000Z")))
+    with chain.sink(RETENTION_DAYS="90") as sink:
+        chain.wait_until_settled()
+        assert ended(sink) == 0
+    assert chain.stored() == {}
+    assert "expired=3" in chain.said()
+
+
+def test_what_was_deleted_before_it_was_read_is_told(chain: Chain) -> None:
+    with chain.sink() as sink:
+        chain.send(map(record, numbered(10)))
+        chain.wait_until_settled()
+        assert ended(sink) == 0
+    chain.send(map(record, numbered(10, begin=10)))
+    admin = AdminClient({"bootstrap.servers": chain.address})
+    for each in admin.delete_records([TopicPartition(chain.transactions, 0, 15)]).values():
+        each.result(30)
+    with chain.sink() as sink:
+        wait_until(lambda: len(chain.stored()) == 15)
+        chain.wait_until_settled()
+        assert ended(sink) == 0
+    assert (
+        "partition 0: 5 records were deleted before they were indexed (offsets 10 to 14); see retention.ms"
+        in chain.said()
+    )
+
+
+def test_wrong_settings_are_one_line_each(chain: Chain) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    wrong: tuple[tuple[dict[str, str], int, str], ...] = (
+        ({"TOPIC_PREFIX": "never-made"}, 3, "has no topic never-made.transactions; run `mailspan setup` first"),
+        ({"KAFKA_BOOTSTRAP_SERVERS": nowhere}, 3, f"no Kafka broker answers at {nowhere}"),
+        ({"ELASTICSEARCH_URL": f"http://{nowhere}"}, 3, "see MAILSPAN_ELASTICSEARCH_URL"),
+        ({"ELASTICSEARCH_URL": ""}, 2, "MAILSPAN_ELASTICSEARCH_URL is not set"),
+        ({"KAFKA_BOOTSTRAP_SERVERS": ""}, 2, "MAILSPAN_KAFKA_BOOTSTRAP_SERVERS is not set"),
+    )
+    with ThreadPoolExecutor() as pool:  # two of them wait for a while
+        done = list(pool.map(lambda each: chain.run("sink", **each[0]), wrong))
+    for (_, code, expected), each in zip(wrong, done, strict=True):
+        assert (each.returncode, len(each.stderr.splitlines())) == (code, 1), each.stderr
+        assert expected in each.stderr.decode()
