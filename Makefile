@@ -18,7 +18,7 @@ INPUTS ?= 1000000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types accept facts fuzz bench bench-all bench-open bench-search bench-kafka compiled kafka elasticsearch tail-property chaos lock clean
+.PHONY: help run test check lint format types accept facts fuzz bench bench-all bench-open bench-search bench-kafka compiled kafka elasticsearch tail-property chaos chaos-chain lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -112,6 +112,9 @@ tail-property: .venv/.dev ## the tail against a model of random writers and faul
 
 chaos: .venv/.dev ## the pipeline on a real broker under FAULTS=200 random faults, against parse: SEED=1
 	@$(BIN)/python -m tests.chaos --faults $(FAULTS) --seed $(SEED) $(ARGS)
+
+chaos-chain: .venv/.dev ## the same from files to a real Elasticsearch and its search, FAULTS=200
+	@$(BIN)/python -m tests.chaos.chain --faults $(FAULTS) --seed $(SEED) $(ARGS)
 
 lock: .venv/.dev ## pin the newest allowed versions again (needs uv)
 	@sh requirements/lock.sh

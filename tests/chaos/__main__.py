@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
     from tests.chaos.oracle import Verdict
 
+Faults = dict[str, tuple[int, "Callable[[], None]"]]
+"""By name: how often it comes, compared with others, and what does it."""
 SETTLE_SECONDS = 90.0
 CONTROL = ("-m", "tests.chaos.unsafe_reducer")
 
 
-def faults_of(fleet: Fleet) -> dict[str, tuple[int, Callable[[], None]]]:
-    """Return the faults: name, weight, and what does it."""
+def faults_of(fleet: Fleet) -> Faults:
+    """Return the faults of producers, reducers, the broker and the logs."""
     chance = fleet.chance
     producers = [child for child in fleet.children if child.name.startswith("producer")]
     reducers = [child for child in fleet.children if child.name.startswith("reducer")]
@@ -57,21 +59,24 @@ def faults_of(fleet: Fleet) -> dict[str, tuple[int, Callable[[], None]]]:
 
 def run(
     fleet: Fleet,
-    faults: int,
+    count: int,
     pause_seconds: float,
     only: Sequence[str] = (),
     settle_seconds: float = SETTLE_SECONDS,
+    *,
+    faults: Faults | None = None,
+    found: Callable[[], dict[str, bytes]] | None = None,
 ) -> tuple[Counter[str], Verdict]:
-    """Write all lines while faults happen; return the faults and the verdict."""
-    known = faults_of(fleet)
+    """Write all lines while `count` faults happen; return the faults and the verdict on what is `found` in the end."""
+    known = faults_of(fleet) if faults is None else faults
     names = [name for name in known if not only or name in only]
     done: Counter[str] = Counter()
     fleet.start()
     try:
         writing = fleet.write()
-        per_fault = max(1, fleet.lines // 100 // faults)  # about 100 lines are written at a step
+        per_fault = max(1, fleet.lines // 100 // count)  # about 100 lines are written at a step
         has_lines = True
-        for _ in range(faults):
+        for _ in range(count):
             for _ in range(per_fault):
                 has_lines = next(writing, None) is not None
             name = fleet.chance.choices(names, [known[each][0] for each in names])[0]
@@ -83,7 +88,7 @@ def run(
                 time.sleep(0.1)  # the pace of the faults: nothing is waited for
         while has_lines:
             has_lines = next(writing, None) is not None
-        return done, settle(fleet, settle_seconds)
+        return done, settle(fleet, settle_seconds, found)
     finally:
         fleet.stop()
 
@@ -94,6 +99,16 @@ def summary(done: Counter[str], verdict: Verdict) -> str:
         f"faults={done.total()} transactions={verdict.transactions} lost={len(verdict.lost)}"
         f" doubled={len(verdict.doubled)} different={len(verdict.different)}"
     )
+
+
+def report(done: Counter[str], verdict: Verdict) -> None:
+    """Print the faults, the first of what differs, and the last line."""
+    for fault, count in sorted(done.items()):
+        print(f"{fault}: {count}")
+    for kind, ids in (("lost", verdict.lost), ("doubled", verdict.doubled), ("different", verdict.different)):
+        for identity in ids[:5]:
+            print(f"{kind}: {identity} {verdict.fields.get(identity, '')}")
+    print(summary(done, verdict))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,12 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module = CONTROL if called.control else Fleet.reducer_module
         fleet = Fleet(Path(name) / "fleet", broker, called.lines, called.seed, reducer_module=module)
         done, verdict = run(fleet, called.faults, called.pause)
-        for fault, count in sorted(done.items()):
-            print(f"{fault}: {count}")
-        for kind, ids in (("lost", verdict.lost), ("doubled", verdict.doubled), ("different", verdict.different)):
-            for identity in ids[:5]:
-                print(f"{kind}: {identity} {verdict.fields.get(identity, '')}")
-    print(summary(done, verdict))
+        report(done, verdict)
     return int(verdict.is_right if called.control else not verdict.is_right)
 
 

@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from tests.chaos.fleet import PARTITIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.chaos.fleet import Fleet
 
@@ -87,9 +87,9 @@ def read_committed(address: str, topic: str, seconds: float = 60.0) -> Iterator[
         consumer.close()
 
 
-def judge(fleet: Fleet) -> Verdict:
-    """Compare once."""
-    want, have = expected(fleet), newest(fleet)
+def judge(fleet: Fleet, found: Callable[[], dict[str, bytes]] | None = None) -> Verdict:
+    """Compare once what is `found`, by default in the topic."""
+    want, have = expected(fleet), newest(fleet) if found is None else found()
     different = sorted(each for each in want.keys() & have.keys() if want[each] != have[each])
     return Verdict(
         transactions=len(want),
@@ -106,12 +106,12 @@ def _difference(want: dict[str, Any], have: dict[str, Any]) -> str:
     )
 
 
-def settle(fleet: Fleet, seconds: float) -> Verdict:
-    """Compare until nothing differs, or the time is over."""
+def settle(fleet: Fleet, seconds: float, found: Callable[[], dict[str, bytes]] | None = None) -> Verdict:
+    """Compare until nothing differs, or the time is over; see `judge`."""
     deadline = time.monotonic() + seconds
     while True:
         fleet.tend()
-        verdict = judge(fleet)
+        verdict = judge(fleet, found)
         if verdict.is_right or time.monotonic() > deadline:
             return verdict
         time.sleep(1.0)
