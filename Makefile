@@ -18,7 +18,7 @@ INPUTS ?= 1000000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types accept facts fuzz bench bench-all bench-open bench-search bench-kafka compiled kafka elasticsearch tail-property chaos chaos-chain lock clean
+.PHONY: help run test check lint format types accept facts fuzz bench bench-all bench-open bench-search bench-kafka bench-sink bench-freshness compiled kafka elasticsearch tail-property chaos chaos-chain lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -100,6 +100,12 @@ bench-search: .venv/.run ## how long each kind of search takes on a million tran
 
 bench-kafka: .venv/.run ## the pipeline on a real broker: CPU per line, and restoring a million open transactions
 	@$(BIN)/python -m bench.kafka $(ARGS)
+
+bench-sink: .venv/.run ## a sink between a real broker and a real Elasticsearch: CPU per document
+	@$(BIN)/python -m bench.sink $(ARGS)
+
+bench-freshness: .venv/.run ## from a log file to a search, at 2,000 lines a second for five minutes
+	@$(BIN)/python -m bench.freshness $(ARGS)
 
 kafka: .venv/.run ## run a Kafka broker in the foreground, to try things out (needs a JDK and Maven)
 	@$(BIN)/python -m tests.kafka_server $(ARGS)

@@ -28,9 +28,10 @@ from mailspan.topics import OPEN_TRANSACTIONS, RAW, TRANSACTIONS, topic_name
 from reducer.assembler import Assembler
 from reducer.records import split_state
 from tests.kafka_server import Broker, running
+from tests.running import NONE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 PREFIX = "bench"
 PARTITIONS = 6
@@ -52,7 +53,7 @@ class Cost:
 class Site:
     """A broker with topics, and how commands are run on it."""
 
-    def __init__(self, broker: Broker, folder: Path) -> None:
+    def __init__(self, broker: Broker, folder: Path, settings: Mapping[str, str] = NONE) -> None:
         self.address = broker.address
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("MAILSPAN_")},
@@ -61,6 +62,7 @@ class Site:
             "MAILSPAN_TOPIC_PREFIX": PREFIX,
             "MAILSPAN_PARTITIONS": str(PARTITIONS),
             "MAILSPAN_STATE_DIR": str(folder / "state"),
+            **{f"MAILSPAN_{name}": value for name, value in settings.items()},
         }
         subprocess.run(self._command("setup"), env=self.environment, check=True, capture_output=True)
         self._watch = Consumer({"bootstrap.servers": broker.address, "group.id": GROUP, "log_level": 0})
@@ -87,14 +89,16 @@ class Site:
         places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
         return {place.partition: self._watch.get_watermark_offsets(place, timeout=10)[1] for place in places}
 
-    def wait_until_read(self) -> float:
-        """Wait until the reducers have committed all of mail.raw; return when."""
-        wanted = self.ends(RAW)
-        places = [TopicPartition(topic_name(PREFIX, RAW), number) for number in wanted]
+    def wait_until_read(self, name: str = RAW, group: str = GROUP) -> float:
+        """Wait until a group has committed all of a topic; return when."""
+        wanted = self.ends(name)
+        places = [TopicPartition(topic_name(PREFIX, name), number) for number in wanted]
         deadline = time.monotonic() + _DEADLINE_SECONDS
+        watch = Consumer({"bootstrap.servers": self.address, "group.id": group, "log_level": 0})
         while True:
-            committed = {place.partition: place.offset for place in self._watch.committed(places, timeout=10)}
+            committed = {place.partition: place.offset for place in watch.committed(places, timeout=10)}
             if all(committed[number] >= end or end == 0 for number, end in wanted.items()):
+                watch.close()
                 return time.perf_counter()
             if time.monotonic() > deadline:
                 raise SystemExit(f"not read in {_DEADLINE_SECONDS:.0f} s: {committed} of {wanted}")

@@ -88,12 +88,16 @@ def verdict_of(status: int, kind: str) -> Verdict:
 def body_of(items: Sequence[Item]) -> bytes:
     """Return the body of one request."""
     lines: list[bytes] = []
-    for item in items:
-        action = {"_index": item.into, "_id": item.id, "version": item.version}
-        if item.body is None:
-            lines.append(orjson.dumps({"delete": {**action, "version_type": "external_gte"}}))
+    for into, identity, version, body in items:
+        head = b'_index":"%b","_id":%b,"version":%d,"version_type":"external' % (
+            into.encode(),
+            orjson.dumps(identity),
+            version,
+        )
+        if body is None:
+            lines.append(b'{"delete":{"%b_gte"}}' % head)
         else:
-            lines += (orjson.dumps({"index": {**action, "version_type": "external"}}), item.body)
+            lines += (b'{"index":{"%b"}}' % head, body)
     lines.append(b"")
     return b"\n".join(lines)
 

@@ -30,7 +30,9 @@ def _split(text: str) -> list[str]:
 
 def _domains(text: str) -> list[str]:
     """Return the domains of addresses, each once; an address without one stands for itself."""
-    return list(dict.fromkeys(each.rpartition("@")[2] or each for each in text.split(SEPARATOR)))
+    if SEPARATOR not in text:
+        return [text.rpartition("@")[2] or text]
+    return list(dict.fromkeys([each.rpartition("@")[2] or each for each in text.split(SEPARATOR)]))
 
 
 def _whole(text: str) -> list[str]:
@@ -82,7 +84,6 @@ CountKey = tuple[str, int, str, int]
 
 def facets_of(document: Document, place: int, date_ms: int, updated_ms: int) -> Facets:
     """Return the facets of a document. Where clocks differ, its last update is not before its date."""
-    sender = document.get("from")
     subject = document.get("subject")
     return Facets(
         place,
@@ -90,13 +91,24 @@ def facets_of(document: Document, place: int, date_ms: int, updated_ms: int) -> 
         max(date_ms, updated_ms),
         document["host"],
         document.get("client") or "",
-        "" if sender is None else sender.casefold() or "<>",
+        sender_of(document),
         _joined(document.get("relays")),
         _joined(document.get("outcomes")),
         _joined(document.get("dsns")),
-        _joined(document.get("recipients")),
+        recipients_of(document),
         fold(subject) if subject else None,
     )
+
+
+def sender_of(document: Document) -> str:
+    """Return the text of the column `sender`."""
+    sender = document.get("from")
+    return "" if sender is None else sender.casefold() or "<>"
+
+
+def recipients_of(document: Document) -> str:
+    """Return the text of the column `recipient`."""
+    return _joined(document.get("recipients"))
 
 
 def class_of(document: Document) -> int:
@@ -120,4 +132,6 @@ def counts_of(document: Document, date_ms: int) -> list[CountKey]:
 def _joined(values: list[str] | None) -> str:
     if not values:
         return ""
+    if len(values) == 1:
+        return values[0].replace(SEPARATOR, " ")
     return SEPARATOR.join([value.replace(SEPARATOR, " ") for value in values])

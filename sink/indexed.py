@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from sink.facets import COLUMNS, facets_of
-from sink.terms import terms_of
+from sink.facets import COLUMNS, recipients_of, sender_of
+from sink.terms import fold, terms_of
 
 if TYPE_CHECKING:
     from sink.store import Document
@@ -23,8 +23,12 @@ SUBJECT = f"{HIDDEN}.subject"
 """The folded subject: what `--subject` must be a part of."""
 UPDATED = f"{HIDDEN}.updated"
 """Milliseconds since 1970 UTC of the last update or, where clocks differ and that is later, of the date."""
-_COUNTED = ("sender", "sender_domain", "recipient_domain")
-"""What is counted by and is no field of the document as it is counted."""
+_COUNTED = {
+    "sender": (sender_of, COLUMNS["sender"][1]),
+    "sender_domain": (sender_of, COLUMNS["sender_domain"][1]),
+    "recipient_domain": (recipients_of, COLUMNS["recipient_domain"][1]),
+}
+"""What is counted by and is no field of the document as it is counted: the text it is made of, and its values."""
 
 _LONGEST_TERM = 8191  # characters: Lucene takes 32766 bytes
 HIDDEN_MAPPING: dict[str, Any] = {
@@ -41,11 +45,9 @@ HIDDEN_MAPPING: dict[str, Any] = {
 def indexed(document: Document, encoded: bytes) -> bytes:
     """Return the JSON to index: `encoded`, which is the document's, with the hidden fields at its end."""
     begin, end = (round(datetime.fromisoformat(document[name]).timestamp() * 1000) for name in ("date", "updated"))
-    facets = facets_of(document, 0, begin, end)
-    hidden: dict[str, object] = {"terms": terms_of(document, end - begin).split("\n"), "updated": facets.updated}
-    for name in _COUNTED:
-        column, values_of = COLUMNS[name]
-        hidden[name] = values_of(getattr(facets, column))
-    if facets.subject is not None:
-        hidden["subject"] = facets.subject
+    hidden: dict[str, object] = {"terms": terms_of(document, end - begin).split("\n"), "updated": max(begin, end)}
+    for name, (text_of, values_of) in _COUNTED.items():
+        hidden[name] = values_of(text_of(document))
+    if subject := document.get("subject"):
+        hidden["subject"] = fold(subject)
     return encoded[:-1] + b',"' + HIDDEN.encode() + b'":' + orjson.dumps(hidden) + b"}"

@@ -226,25 +226,32 @@ def _recipient_terms(document: Document) -> list[str]:
     terms = [f"outcome:{document['outcome']}"]
     terms += [f"had:{outcome}" for outcome in document.get("outcomes") or ("-",)]
     # A recipient may have ended in several ways: spelled in several cases, or an alias for several.
-    ends: dict[str, set[str]] = {}
+    ends: dict[str, tuple[str, ...]] = {}
     for delivery in document.get("deliveries", ()):
         outcome, _, recipient = delivery.partition(" ")
-        ends.setdefault(recipient, set()).add(outcome)
+        ends[recipient] = _joined(ends[recipient], (outcome,)) if recipient in ends else (outcome,)
         terms.append(f"outcome:{outcome}")
     for attempt in document.get("to", ()):
         if original := attempt.get("original_recipient"):
             final = (attempt.get("recipient") or "").casefold()
-            ends.setdefault(original.casefold(), set()).update(ends.get(final, (NO_OUTCOME,)))
+            folded = original.casefold()
+            ends[folded] = _joined(ends.get(folded, ()), ends.get(final, (NO_OUTCOME,)))
         if relay_ip := attempt.get("relay_ip"):
             terms.append(f"relay:{relay_ip}")
     for recipient in document.get("recipients", ()):
         _, at, domain = recipient.rpartition("@")
-        for outcome in sorted(ends.get(recipient, (NO_OUTCOME,))):
+        outcomes = ends.get(recipient, (NO_OUTCOME,))
+        for outcome in outcomes if len(outcomes) == 1 else sorted(outcomes):
             terms.append(f"to-{outcome}:{recipient}")
             if at:
                 terms.append(f"to-{outcome}:@{domain}")
     terms += [f"relay:{relay}" for relay in document.get("relays", ())]
     return terms
+
+
+def _joined(some: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+    """Return both without repeats."""
+    return (*some, *[each for each in others if each not in some])
 
 
 def _address_terms(address: str) -> tuple[str, ...]:
