@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from tests.kafka_site import PARTITIONS, Site, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from tests.elasticsearch_server import Node
@@ -34,12 +36,16 @@ class Chain(Site):
             "RETENTION_DAYS": "700000",
         }
 
+    def sink(self, **settings: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        """Run a sink."""
+        return self.stage("sink", **settings)
+
     @contextmanager
-    def sink(self, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a sink; what it says is added to `said()`. It is killed in the end."""
+    def stage(self, command: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run one of the consumers; what it says is added to `said()`. It is killed in the end."""
         with (self.folder / "stderr").open("ab") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "mailspan", "sink"], stderr=stderr, env=self.environment(**settings)
+                [sys.executable, "-m", "mailspan", command], stderr=stderr, env=self.environment(**settings)
             )
         try:
             yield process
@@ -61,25 +67,54 @@ class Chain(Site):
         assert producer.flush(60) == 0
         assert not failed
 
-    def behind(self) -> int:
-        """Return how many records the sinks' group has not passed yet. Raises KafkaException, also for a while."""
-        places = [TopicPartition(self.transactions, number) for number in range(PARTITIONS)]
+    def behind(self, topic: str = "transactions", group: str = "sink") -> int:
+        """Return how many records a group has not passed yet. Raises KafkaException, also for a while."""
+        places = [TopicPartition(f"{self.prefix}.{topic}", number) for number in range(PARTITIONS)]
         consumer = Consumer(
-            {"bootstrap.servers": self.address, "group.id": f"{self.prefix}-mailspan-sink", "log_level": 0}
+            {
+                "bootstrap.servers": self.address,
+                "group.id": f"{self.prefix}-mailspan-{group}",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,  # behind the last record stand the broker's own marks of commits
+                "log_level": 0,
+            }
         )
+        count, unread = 0, set(range(PARTITIONS))
+        deadline = time.monotonic() + 60
         try:
-            known = {each.partition: each.offset for each in consumer.committed(places, timeout=30)}
-            ends = {each.partition: consumer.get_watermark_offsets(each, timeout=30) for each in places}
+            known = consumer.committed(places, timeout=30)
+            for each in known:
+                each.offset = each.offset if each.offset >= 0 else OFFSET_BEGINNING
+            consumer.assign(known)
+            while unread:
+                assert time.monotonic() < deadline
+                for message in consumer.consume(1000, 0.2):
+                    if message.error() is None:
+                        count += 1
+                    else:
+                        unread.discard(message.partition() or 0)
         finally:
             consumer.close()
-        return sum(high - max(low, known[number]) for number, (low, high) in ends.items())
+        return count
 
     def wait_until_settled(self, seconds: float = 60.0) -> None:
-        """Wait until the group has passed all records that were sent by `send`."""
+        """Wait until the sinks' group has passed all records that were sent by `send`."""
+        self._wait_for(lambda: not self.behind(), seconds)
 
+    def carry(self, *logs: Path) -> None:
+        """Bring log files to the index, by a producer, a reducer and a sink, and wait until all of it is there."""
+        done = self.run("produce", "tail", *map(str, logs), "--once")
+        assert done.returncode == 0, done.stderr
+        with self.stage("reduce"), self.sink():
+            self._wait_for(lambda: not self.behind("raw", "reducer"), 60.0)
+            self._wait_for(lambda: not self.behind(), 60.0)
+
+    @staticmethod
+    def _wait_for(is_so: Callable[[], bool], seconds: float) -> None:
         def is_settled() -> bool:
             try:
-                return not self.behind()
+                return is_so()
             except KafkaException as error:
                 if not error.args[0].retriable() and error.args[0].code() != KafkaError.NOT_COORDINATOR:
                     raise
