@@ -40,6 +40,31 @@ COUNTED = ("records", *_SETTLED.values(), "withdrawn")
 """The figures, in the order in which they are told."""
 
 
+class Waiting:
+    """What is done while Elasticsearch takes nothing: the membership is kept up, and it is said, not too often."""
+
+    def __init__(self, kafka: SinkKafka, report: Callable[[str], None]) -> None:
+        self._kafka = kafka
+        self._report = report
+        self._told = ""
+        self._refusals = Repeats("waiting for Elasticsearch", "attempts more; waiting for Elasticsearch", self._tell)
+
+    def wait(self, seconds: float, reason: str) -> None:
+        """Wait before the next attempt; see ElasticsearchWriter."""
+        self._refusals.note(reason, time.monotonic())
+        self._kafka.idle(seconds)
+
+    def over(self) -> None:
+        """Say that documents are taken again, where it was said that they are not."""
+        if self._told:
+            self._told = ""
+            self._report("Elasticsearch takes documents again")
+
+    def _tell(self, message: str) -> None:
+        self._told = message
+        self._report(message)
+
+
 class Loop:
     """Runs until told to stop. `first_kept` is asked for the oldest day that is kept; `report` gets lines to say."""
 
@@ -47,6 +72,7 @@ class Loop:
         self,
         kafka: SinkKafka,
         writer: ElasticsearchWriter,
+        waiting: Waiting,
         stop: Stop,
         *,
         first_kept: Callable[[], date],
@@ -54,6 +80,7 @@ class Loop:
     ) -> None:
         self._kafka = kafka
         self._writer = writer
+        self._waiting = waiting
         self._stop = stop
         self._first_kept = first_kept
         self._report = report
@@ -85,6 +112,8 @@ class Loop:
             return
         self._writer.first_kept = self._first_kept()
         became = self._settle(records)
+        if all(name is not None for name in became):
+            self._waiting.over()
         self._kafka.commit(settled_offsets(records, [name is not None for name in became]))
         found = Counter(name for name in became if name is not None)
         self.counts += Counter({**found, "records": found.total()})

@@ -167,6 +167,7 @@ def test_a_server_that_is_away_is_waited_for(chain: Chain) -> None:
     assert chain.stored() == {each["id"]: each for each in given}
     assert f"no Elasticsearch answers at {chain.node.url}" in chain.said()
     assert chain.said().count("waiting for Elasticsearch") == 1
+    assert chain.said().count("Elasticsearch takes documents again") == 1
 
 
 def test_a_frozen_server_does_not_keep_it_from_ending(chain: Chain) -> None:

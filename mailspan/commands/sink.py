@@ -16,18 +16,16 @@ from typing import TYPE_CHECKING
 
 from mailspan.commands.stopping import Stop
 from mailspan.kafka_settings import client_config
-from mailspan.repeats import Repeats
 from mailspan.terminal import sanitise
 from sink.elasticsearch import NoAnswerError, Server
 from sink.elasticsearch_settings import connection_of
 from sink.elasticsearch_writer import ElasticsearchWriter
 from sink.indices import first_kept_day
 from sink.kafka import SinkKafka
-from sink.loop import Loop
+from sink.loop import Loop, Waiting
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
     from mailspan.settings import Settings
 
@@ -54,32 +52,30 @@ def run(args: argparse.Namespace) -> int:
         " start"
     )
     kafka = SinkKafka(config, settings.topic_prefix, stop, _say)
-    refusals = Repeats("waiting for Elasticsearch", "more attempts; waiting for Elasticsearch", _say)
-
-    def wait(seconds: float, reason: str) -> None:
-        refusals.note(reason, time.monotonic())
-        kafka.idle(seconds)
+    waiting = Waiting(kafka, _say)
 
     def first_kept() -> date:
         today = datetime.now(UTC).date()
         return first_kept_day(today, min(settings.retention_days, today.toordinal()))
 
     with Server(connection) as server:
-        writer = _writer(server, settings, first_kept(), stop, wait)
+        writer = _writer(server, settings, first_kept(), stop, waiting)
         if writer is not None:
-            Loop(kafka, writer, stop, first_kept=first_kept, report=_say).run()
+            Loop(kafka, writer, waiting, stop, first_kept=first_kept, report=_say).run()
     return 0
 
 
 def _writer(
-    server: Server, settings: Settings, first_kept: date, stop: Stop, wait: Callable[[float, str], None]
+    server: Server, settings: Settings, first_kept: date, stop: Stop, waiting: Waiting
 ) -> ElasticsearchWriter | None:
     """Return the writer, as soon as the server answers; None where told to stop before. Raises as `run` does."""
     deadline = time.monotonic() + _START_SECONDS
     while not stop.is_set:
         try:
             server.version()
-            return ElasticsearchWriter(server, settings.index_prefix, first_kept, patience_seconds=math.inf, wait=wait)
+            return ElasticsearchWriter(
+                server, settings.index_prefix, first_kept, patience_seconds=math.inf, wait=waiting.wait
+            )
         except NoAnswerError:
             if time.monotonic() > deadline:
                 raise
