@@ -1,10 +1,12 @@
-"""What several test files share: one real Kafka broker and one real Elasticsearch for the whole run.
+"""What several test files share: real Kafka brokers and one real Elasticsearch for the whole run.
 
-Each is started when the first test asks for it.
+Each is started when the first test asks for it. `broker` always runs; `mortal_broker` is there to be killed and frozen,
+and has few topics, so that it is soon back.
 """
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +24,21 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     users = {"admin": "admin-secret", "bob": "bob-secret"}
     with running(tmp_path_factory.mktemp("kafka"), users=users) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def _second_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    with running(tmp_path_factory.mktemp("mortal-kafka"), heap="384m") as found:
+        yield found
+
+
+@pytest.fixture
+def mortal_broker(_second_broker: Broker) -> Iterator[Broker]:
+    """A broker that a test may kill, stop and freeze; the next test finds it running again."""
+    yield _second_broker
+    _second_broker.send(signal.SIGCONT)
+    if not _second_broker.is_running:
+        _second_broker.start()
 
 
 @pytest.fixture(scope="session")

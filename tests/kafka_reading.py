@@ -54,7 +54,7 @@ def read_messages(address: str, topic: str, seconds: float = 60.0) -> list[Messa
         while ends:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{topic} could not be read to its end: {ends}")
-            for message in consumer.consume(1000, 0.2):
+            for message in consumer.consume(1000, 0.05):
                 assert message.error() is None, message.error()
                 partition, offset = message.partition(), message.offset()
                 assert partition is not None

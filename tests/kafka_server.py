@@ -69,6 +69,11 @@ class Broker:
         """Where the broker writes what it says."""
         return self.folder / "broker.log"
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start it and wait until it answers. Raises ServerError."""
         with self.log.open("ab") as log:
@@ -157,6 +162,7 @@ class Broker:
             "share.coordinator.state.topic.min.isr": "1",
             "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
             "group.initial.rebalance.delay.ms": "0",
+            "group.min.session.timeout.ms": "1000",  # a test may have its dead members forgotten sooner
             "broker.session.timeout.ms": "2000",  # so that it is up again soon after a kill
             "broker.heartbeat.interval.ms": "500",
             "auto.create.topics.enable": "true",  # as many brokers have it: nothing of ours may rely on either

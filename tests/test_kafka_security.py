@@ -40,7 +40,8 @@ def test_each_way_in_gives_the_documents_of_parse(secured: Secured, tmp_path: Pa
     site.settings |= secured.way(way, **options)
     log = tmp_path / "mail.log"
     log.write_bytes(LOG)
-    site.setup()
+    done = site.run("setup")
+    assert done.returncode == 0, done.stderr
     expected = [json.loads(line) for line in site.run("parse", str(log)).stdout.splitlines()]
     assert len(expected) == 1
     if source == "stdin":

@@ -185,7 +185,11 @@ def test_a_restart_of_ours_between_two_bursts_of_rsyslog(site: Site, authority: 
                 check_arrived(site, 200, None)
 
 
-def test_an_absent_broker_stops_streams_and_nothing_is_lost(broker: Broker, site: Site, authority: Authority) -> None:
+def test_an_absent_broker_stops_streams_and_nothing_is_lost(
+    mortal_broker: Broker, tmp_path: Path, authority: Authority
+) -> None:
+    broker, site = mortal_broker, Site(mortal_broker, tmp_path)
+    site.setup()
     with (
         collecting(site, authority) as collector,
         socket.create_connection(("127.0.0.1", collector.ports["tcp"]), timeout=60) as client,
@@ -204,7 +208,11 @@ def test_an_absent_broker_stops_streams_and_nothing_is_lost(broker: Broker, site
     assert kept(read_all(site.address, f"{site.prefix}.raw")) == [message[4:] for message in messages(0, 2100)]
 
 
-def test_sigterm_with_the_broker_away_says_what_is_lost(broker: Broker, site: Site, authority: Authority) -> None:
+def test_sigterm_with_the_broker_away_says_what_is_lost(
+    mortal_broker: Broker, tmp_path: Path, authority: Authority
+) -> None:
+    broker, site = mortal_broker, Site(mortal_broker, tmp_path)
+    site.setup()
     with collecting(site, authority) as collector:
         send(collector.ports["tcp"], 0, 10)
         site.wait_for(10)

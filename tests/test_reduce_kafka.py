@@ -21,7 +21,7 @@ from reducer.loop import STEPS
 from tests.chaos.__main__ import CONTROL, run
 from tests.chaos.fleet import PARTITIONS, Child, Fleet
 from tests.chaos.oracle import expected, judge, newest, settle
-from tests.kafka_server import running
+from tests.kafka_site import set_up
 from tests.librdkafka import send_header
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ SETTLE_SECONDS = 90.0
 TAKEOVER_SECONDS = 10.0
 ORACLE_SECONDS = 5.0  # what writing the rest and comparing takes by itself, on a busy machine
 HUNG_SECONDS = 5.5  # less than a session lasts
+SHORT_SESSION = "session.timeout.ms=3000"  # where a test waits only for its dead member to be forgotten
 TRIES = 3
 _prefixes = (f"reduce{number}" for number in count())
 
@@ -80,6 +81,7 @@ def test_a_crash_at_any_step_of_a_commit_changes_nothing(fleet: Fleet, step: str
     start_producers(fleet)
     write_all(fleet)
     crashing = reducers(fleet)[0]
+    crashing.environment["MAILSPAN_KAFKA_OPTIONS"] = SHORT_SESSION
     kept = dict(crashing.environment)
     crashing.environment["MAILSPAN_TEST_CRASH_POINT"] = step
     crashing.start()
@@ -195,7 +197,6 @@ def sizes(fleet: Fleet) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("settings", "said", "code"),
     [
-        ({"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9"}, "MAILSPAN_KAFKA_BOOTSTRAP_SERVERS", 3),
         ({"TOPIC_PREFIX": "nobody"}, "nobody.raw; run `mailspan setup`", 3),
         ({"COMMIT_INTERVAL_SECONDS": "0"}, "MAILSPAN_COMMIT_INTERVAL_SECONDS: '0'", 2),
         ({"INSTANCE": "a b"}, "MAILSPAN_INSTANCE: 'a b'", 2),
@@ -241,11 +242,6 @@ def test_without_transactions_the_same_faults_do_damage(broker: Broker, tmp_path
     assert verdict.lost or verdict.different
 
 
-def setup(fleet: Fleet) -> None:
-    command = [sys.executable, "-m", "mailspan", "setup"]
-    subprocess.run(command, env=fleet.environment(), check=True, capture_output=True, timeout=60)
-
-
 def send(fleet: Fleet, topic: str, key: bytes, values: list[bytes]) -> None:
     """Write records to partition 0, as another shipper or a broken one would."""
     producer = Producer({"bootstrap.servers": fleet.broker.address, "log_level": 0})
@@ -268,7 +264,7 @@ def wait_for(done: Callable[[], bool], seconds: float = 60.0) -> None:
 
 def test_records_that_are_gone_are_told_and_not_passed_over(fleet: Fleet) -> None:
     """Retention deleted what was not read yet; then the topic is created again, and begins at 0."""
-    setup(fleet)
+    set_up(fleet.environment())
     reducer = reducers(fleet)[0]
     send(fleet, "raw", b"mx1", mails(0, 20))
     reducer.start()
@@ -288,7 +284,7 @@ def test_records_that_are_gone_are_told_and_not_passed_over(fleet: Fleet) -> Non
     for future in admin.delete_topics([raw]).values():
         future.result(60)
     wait_for(lambda: raw not in admin.list_topics(timeout=10).topics)
-    setup(fleet)
+    set_up(fleet.environment())
     send(fleet, "raw", b"mx1", mails(60, 70))
     reducer.start()
     wait_for(lambda: len(newest(fleet)) == 40)
@@ -297,7 +293,7 @@ def test_records_that_are_gone_are_told_and_not_passed_over(fleet: Fleet) -> Non
 
 
 def test_state_that_cannot_be_read_gets_one_clear_line(fleet: Fleet) -> None:
-    setup(fleet)
+    set_up(fleet.environment())
     send(fleet, "open-transactions", b"transaction:mx1/AB", [b"\0\xffof another time"])
     command = [sys.executable, "-m", "mailspan", "reduce"]
     done = subprocess.run(command, env=fleet.environment(), capture_output=True, check=False, timeout=60)
@@ -309,7 +305,7 @@ def test_state_that_cannot_be_read_gets_one_clear_line(fleet: Fleet) -> None:
 
 def test_a_header_whose_name_is_no_text_stops_nobody(fleet: Fleet) -> None:
     """The client for Python can neither write nor read one; other clients write what they like."""
-    setup(fleet)
+    set_up(fleet.environment())
     reducer = reducers(fleet)[0]
     send_header(fleet.broker.address, f"{fleet.prefix}.raw", b"\xff\xfe", mails(0, 1)[0])
     reducer.start()
@@ -320,7 +316,7 @@ def test_a_header_whose_name_is_no_text_stops_nobody(fleet: Fleet) -> None:
 def test_two_of_one_name_are_told_so(fleet: Fleet) -> None:
     first, second = reducers(fleet)
     second.environment["MAILSPAN_INSTANCE"] = first.environment["MAILSPAN_INSTANCE"]
-    setup(fleet)
+    set_up(fleet.environment())
     for number, child in enumerate((first, second)):
         child.start()
         send(fleet, "raw", b"mx1", mails(number, number + 1))
@@ -343,7 +339,7 @@ def test_two_of_one_name_are_told_so(fleet: Fleet) -> None:
 
 def test_a_refusal_that_is_over_is_not_told_later(fleet: Fleet) -> None:
     """As of a broker that refused good credentials while it started: the next fault of another kind is another one."""
-    setup(fleet)
+    set_up(fleet.environment())
     no_answer = KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001 - its public name
 
     def nothing(_said: object) -> None:
@@ -361,36 +357,37 @@ def test_a_refusal_that_is_over_is_not_told_later(fleet: Fleet) -> None:
         kafka.close()
 
 
-def test_it_waits_for_a_broker_that_is_away_and_ends_when_told_to(tmp_path: Path) -> None:
-    with running(tmp_path / "kafka", heap="384m") as broker:
-        fleet = Fleet(tmp_path / "fleet", broker, LINES, seed=7, producers=1, reducers=1, prefix="away")
-        try:
-            setup(fleet)
-            reducer = reducers(fleet)[0]
-            reducer.environment["MAILSPAN_COMMIT_INTERVAL_SECONDS"] = "4"
-            reducer.start()
-            send(fleet, "raw", b"mx1", mails(0, 20))
-            wait_for(lambda: len(newest(fleet)) == 20)
-            begun = time.monotonic()
-            while time.monotonic() < begun + 1.5:  # some are read and not committed when the broker goes
-                send(fleet, "raw", b"mx1", mails(20, 40))
-            broker.kill()
-            wait_for(lambda: "no Kafka broker answers" in reducer.log.read_text())
-            broker.start()
-            send(fleet, "raw", b"mx1", mails(40, 60))
-            wait_for(lambda: len(newest(fleet)) == 60)
-            assert reducer.starts == 1
-            assert reducer.process is not None
-            assert reducer.process.poll() is None
-            send(fleet, "raw", b"mx1", mails(60, 80))
-            broker.kill()
-            reducer.end(signal.SIGTERM, 10)  # whatever it says: it must end
-            reducer.start()  # and so must one that has not begun yet
-            reducer.end(signal.SIGTERM, 10)
-            assert "Traceback" not in reducer.log.read_text()
-            broker.start()
-            reducer.start()
-            wait_for(lambda: len(newest(fleet)) == 80)
-            assert reducer.end(signal.SIGTERM, 10) == 0
-        finally:
-            fleet.stop()
+def test_it_waits_for_a_broker_that_is_away_and_ends_when_told_to(mortal_broker: Broker, tmp_path: Path) -> None:
+    broker = mortal_broker
+    fleet = Fleet(tmp_path / "fleet", broker, 100, seed=7, producers=1, reducers=1, prefix="away")
+    try:
+        set_up(fleet.environment())
+        reducer = reducers(fleet)[0]
+        reducer.environment["MAILSPAN_COMMIT_INTERVAL_SECONDS"] = "4"
+        reducer.environment["MAILSPAN_KAFKA_OPTIONS"] = SHORT_SESSION
+        reducer.start()
+        send(fleet, "raw", b"mx1", mails(0, 20))
+        wait_for(lambda: len(newest(fleet)) == 20)
+        begun = time.monotonic()
+        while time.monotonic() < begun + 1.5:  # some are read and not committed when the broker goes
+            send(fleet, "raw", b"mx1", mails(20, 40))
+        broker.kill()
+        wait_for(lambda: "no Kafka broker answers" in reducer.log.read_text())
+        broker.start()
+        send(fleet, "raw", b"mx1", mails(40, 60))
+        wait_for(lambda: len(newest(fleet)) == 60)
+        assert reducer.starts == 1
+        assert reducer.process is not None
+        assert reducer.process.poll() is None
+        send(fleet, "raw", b"mx1", mails(60, 80))
+        broker.kill()
+        reducer.end(signal.SIGTERM, 10)  # whatever it says: it must end
+        reducer.start()  # and so must one that has not begun yet
+        reducer.end(signal.SIGTERM, 10)
+        assert "Traceback" not in reducer.log.read_text()
+        broker.start()
+        reducer.start()
+        wait_for(lambda: len(newest(fleet)) == 80)
+        assert reducer.end(signal.SIGTERM, 10) == 0
+    finally:
+        fleet.stop()

@@ -15,11 +15,12 @@ from reducer.records import PART_BYTES, TooLargeError, join_state, split_state
 from reducer.snapshot import SnapshotError
 from tests.chaos.fleet import Fleet
 from tests.chaos.oracle import newest
-from tests.kafka_server import running
-from tests.test_reduce_kafka import mails, reducers, send, setup, wait_for
+from tests.kafka_site import set_up
+from tests.test_reduce_kafka import mails, reducers, send, wait_for
 
 if TYPE_CHECKING:
     from tests.chaos.fleet import Child
+    from tests.kafka_server import Broker
 
 END_SECONDS = 10
 HELD = """
@@ -63,46 +64,46 @@ def test_a_process_that_a_call_holds_ends_all_the_same() -> None:
 
 
 @pytest.mark.slow
-def test_it_ends_while_the_broker_is_frozen_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_it_ends_while_the_broker_is_frozen_and_nothing_is_lost(mortal_broker: Broker, tmp_path: Path) -> None:
     """With records in hand, in the middle of a commit (told twice), idle, and while it starts."""
-    with running(tmp_path / "kafka", heap="384m") as broker:
-        fleet = Fleet(tmp_path / "fleet", broker, 100, seed=7, producers=1, reducers=1, prefix="frozen")
-        try:
-            setup(fleet)
-            reducer = reducers(fleet)[0]
-            reducer.environment["MAILSPAN_COMMIT_INTERVAL_SECONDS"] = "2"
-            count = 0
-            for moment in ("in hand", "in a commit", "idle", "starting"):
-                reducer.start()
-                send(fleet, "raw", b"mx1", mails(count, count + 10))
-                count += 10
-                wait_for(lambda wanted=count: len(newest(fleet)) == wanted)  # type: ignore[misc]
-                if moment != "idle":
-                    sent_until = time.monotonic() + 1.5
-                    while time.monotonic() < sent_until:  # some are read and not committed when the broker freezes
-                        send(fleet, "raw", b"mx1", mails(count, count + 10))
-                    count += 10
-                if moment == "starting":
-                    assert reducer.end(signal.SIGTERM, END_SECONDS) == 0
-                broker.send(signal.SIGSTOP)
-                try:
-                    if moment == "starting":
-                        reducer.start()
-                        wait_for(lambda: threads(reducer) > 4)  # its clients are made
-                    if moment == "in a commit":
-                        wait_for(lambda: "waiting" in reducer.log.read_text())
-                        reducer.send(signal.SIGTERM)
-                    begun = time.monotonic()
-                    code = reducer.end(signal.SIGTERM, END_SECONDS)
-                    print(f"{moment}: {time.monotonic() - begun:.1f} s, exit code {code}")
-                finally:
-                    broker.send(signal.SIGCONT)
+    broker = mortal_broker
+    fleet = Fleet(tmp_path / "fleet", broker, 100, seed=7, producers=1, reducers=1, prefix="frozen")
+    try:
+        set_up(fleet.environment())
+        reducer = reducers(fleet)[0]
+        reducer.environment["MAILSPAN_COMMIT_INTERVAL_SECONDS"] = "2"
+        count = 0
+        for moment in ("in hand", "in a commit", "idle", "starting"):
             reducer.start()
-            wait_for(lambda: len(newest(fleet)) == count)
-            assert reducer.end(signal.SIGTERM, END_SECONDS) == 0
-            assert "Traceback" not in reducer.log.read_text()
-        finally:
-            fleet.stop()
+            send(fleet, "raw", b"mx1", mails(count, count + 10))
+            count += 10
+            wait_for(lambda wanted=count: len(newest(fleet)) == wanted)  # type: ignore[misc]
+            if moment != "idle":
+                sent_until = time.monotonic() + 1.5
+                while time.monotonic() < sent_until:  # some are read and not committed when the broker freezes
+                    send(fleet, "raw", b"mx1", mails(count, count + 10))
+                count += 10
+            if moment == "starting":
+                assert reducer.end(signal.SIGTERM, END_SECONDS) == 0
+            broker.send(signal.SIGSTOP)
+            try:
+                if moment == "starting":
+                    reducer.start()
+                    wait_for(lambda: threads(reducer) > 4)  # its clients are made
+                if moment == "in a commit":
+                    wait_for(lambda: "waiting" in reducer.log.read_text())
+                    reducer.send(signal.SIGTERM)
+                begun = time.monotonic()
+                code = reducer.end(signal.SIGTERM, END_SECONDS)
+                print(f"{moment}: {time.monotonic() - begun:.1f} s, exit code {code}")
+            finally:
+                broker.send(signal.SIGCONT)
+        reducer.start()
+        wait_for(lambda: len(newest(fleet)) == count)
+        assert reducer.end(signal.SIGTERM, END_SECONDS) == 0
+        assert "Traceback" not in reducer.log.read_text()
+    finally:
+        fleet.stop()
 
 
 def test_a_missing_part_of_a_large_snapshot_is_an_error_and_not_nothing() -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from bench.generate import Options, generate
 from bench.world import Truth
+from tests.kafka_site import set_up
 from tests.running import environment
 
 if TYPE_CHECKING:
@@ -129,8 +130,7 @@ class Fleet:
 
     def start(self) -> None:
         """Create the topics and start everything."""
-        command = [sys.executable, "-m", "mailspan", "setup"]
-        subprocess.run(command, env=self.environment(), check=True, capture_output=True)
+        set_up(self.environment())
         for child in self.children:
             child.start()
 

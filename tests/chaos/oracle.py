@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from tests.chaos.fleet import PARTITIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from tests.chaos.fleet import Fleet
 
@@ -67,6 +67,7 @@ def read_committed(address: str, topic: str, seconds: float = 60.0) -> Iterator[
             "enable.auto.commit": False,
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
+            "fetch.wait.max.ms": 20,  # the end of a partition is told with an answer, which else waits for records
             "log_level": 0,
         }
     )
@@ -77,7 +78,7 @@ def read_committed(address: str, topic: str, seconds: float = 60.0) -> Iterator[
         while unread:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{topic} could not be read to its end")
-            for message in consumer.consume(1000, 0.2):
+            for message in consumer.consume(1000, 0.05):
                 error = message.error()
                 if error is None:
                     yield (message.key() or b"").decode(), message.value() or b""
@@ -87,9 +88,12 @@ def read_committed(address: str, topic: str, seconds: float = 60.0) -> Iterator[
         consumer.close()
 
 
-def judge(fleet: Fleet, found: Callable[[], dict[str, bytes]] | None = None) -> Verdict:
-    """Compare once what is `found`, by default in the topic."""
-    want, have = expected(fleet), newest(fleet) if found is None else found()
+def judge(
+    fleet: Fleet, found: Callable[[], dict[str, bytes]] | None = None, want: Mapping[str, bytes] | None = None
+) -> Verdict:
+    """Compare once what is `found`, by default in the topic; `want` is what is expected, where the caller knows it."""
+    want = expected(fleet) if want is None else want
+    have = newest(fleet) if found is None else found()
     different = sorted(each for each in want.keys() & have.keys() if want[each] != have[each])
     return Verdict(
         transactions=len(want),
@@ -107,11 +111,13 @@ def _difference(want: dict[str, Any], have: dict[str, Any]) -> str:
 
 
 def settle(fleet: Fleet, seconds: float, found: Callable[[], dict[str, bytes]] | None = None) -> Verdict:
-    """Compare until nothing differs, or the time is over; see `judge`."""
+    """Compare until nothing differs, or the time is over; see `judge`. No file may grow meanwhile."""
     deadline = time.monotonic() + seconds
+    fleet.tend()
+    want = expected(fleet)
     while True:
         fleet.tend()
-        verdict = judge(fleet, found)
+        verdict = judge(fleet, found, want)
         if verdict.is_right or time.monotonic() > deadline:
             return verdict
-        time.sleep(1.0)
+        time.sleep(0.2)
