@@ -1,9 +1,11 @@
 """Kafka as the producers and `setup` use it: the only file on this side that imports the client.
 
 `KafkaTopic` writes mail.raw: acks=all, idempotent, no message timeout, so librdkafka itself retries for ever and in
-order. Its queue is bounded; when it is full, `send` says so and the input stops reading. What fails all the same (a
-fatal error, a record that the broker refuses) ends in `restart`: a new client, and the input begins again where
-everything has arrived. `Admin` looks at topics and alters them. Errors are one line each, and name the setting.
+order. Its queue is bounded; when it is full, `send` says so and the input stops reading. That nobody can be reached is
+told as the client says so; that nobody answers, as of a broker that hangs, when nothing arrived for _SILENT_SECONDS.
+What fails all the same (a fatal error, a record that the broker refuses) ends in `restart`: a new client, and the input
+begins again where everything has arrived. `Admin` looks at topics and alters them. Errors are one line each, and name
+the setting.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 _START_SECONDS = 10.0
 _LOOK_SECONDS = 5.0
+_SILENT_SECONDS = 5.0  # the client itself would say nothing for a minute, or ever
 _LARGEST_BATCH_BYTES = 1_000_000  # librdkafka's message.max.bytes: a smaller limit would refuse lines for ever
 _QUEUE_KBYTES = 32 * 1024  # with what librdkafka and Python add, well below 200 MB in all
 _QUEUE_MESSAGES = 100_000
@@ -194,7 +197,10 @@ class KafkaTopic:
         self._report = report
         self._name = topic_name(settings.topic_prefix, RAW)
         self._is_away = False
+        self._may_be_back = False  # a line arrived since that was told
         self._next_look = 0.0
+        self._notes = 0  # how often the client said something of its connections
+        self._heard_at = 0.0  # when a line arrived, or none was under way
         self._fatal: KafkaError | None = None
         config = client_config(settings)
         self._config: dict[str, Any] = {
@@ -231,11 +237,13 @@ class KafkaTopic:
 
     def serve(self, seconds: float) -> None:
         """Deliver reports to batches; wait up to `seconds` for the first one. Raises SendError after a fatal error."""
+        notes = self._notes
         served = self._producer.poll(seconds)
+        self._listen(is_heard=served > self._notes - notes)
         if self._fatal is not None:
             error, self._fatal = self._fatal, None
             raise SendError(error.str())
-        if self._is_away and served:
+        if self._is_away and self._may_be_back:
             self._look_for_broker()
 
     def restart(self) -> None:
@@ -252,6 +260,7 @@ class KafkaTopic:
         self._producer.close()
 
     def _connect(self) -> Producer:
+        self._heard_at = time.monotonic()
         try:
             return Producer(self._config)
         except KafkaException as exception:
@@ -279,10 +288,25 @@ class KafkaTopic:
             )
 
     def _note(self, error: KafkaError) -> None:
+        self._notes += 1
         if error.fatal():
             self._fatal = error
-        elif not self._is_away and error.name() in _AWAY:
-            self._is_away = True
+        elif error.name() in _AWAY:
+            self._tell_away(error)
+
+    def _listen(self, *, is_heard: bool) -> None:
+        """Tell when lines are under way and none arrives, though the connections are there."""
+        now = time.monotonic()
+        if is_heard or not len(self._producer):
+            self._heard_at = now
+            self._may_be_back = self._may_be_back or is_heard
+        elif now - self._heard_at > _SILENT_SECONDS:
+            reason = f"connected, and nothing arrived for {_SILENT_SECONDS:.0f} s"
+            self._tell_away(KafkaError(KafkaError._TIMED_OUT, reason))  # noqa: SLF001 - its public name
+
+    def _tell_away(self, error: KafkaError) -> None:
+        if not self._is_away:
+            self._is_away, self._may_be_back = True, False
             self._report(f"{_explain(error, self._settings, 'to write')}; waiting")
 
     def _look_for_broker(self) -> None:
