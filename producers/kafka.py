@@ -159,10 +159,13 @@ class Admin:
         return None
 
     def create(self, name: str, partitions: int, replication: int, settings: Mapping[str, str]) -> None:
-        """Create a topic, and wait until it is there."""
+        """Create a topic, and wait until it is there: a broker may answer before it knows the topic itself."""
         topic = NewTopic(name, partitions, replication, config=dict(settings))
         futures = self._client.create_topics([topic], operation_timeout=30.0, request_timeout=40.0)
         self._wait(futures[name], f"to create {name}")
+        deadline = time.monotonic() + _START_SECONDS
+        while name not in self.connect()[0] and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def alter(self, name: str, settings: Mapping[str, str]) -> None:
         """Set settings of a topic; others stay as they are."""
