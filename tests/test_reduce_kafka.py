@@ -364,7 +364,6 @@ def test_it_waits_for_a_broker_that_is_away_and_ends_when_told_to(mortal_broker:
         set_up(fleet.environment())
         reducer = reducers(fleet)[0]
         reducer.environment["MAILSPAN_COMMIT_INTERVAL_SECONDS"] = "4"
-        reducer.environment["MAILSPAN_KAFKA_OPTIONS"] = SHORT_SESSION
         reducer.start()
         send(fleet, "raw", b"mx1", mails(0, 20))
         wait_for(lambda: len(newest(fleet)) == 20)
