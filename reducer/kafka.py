@@ -26,6 +26,7 @@ from mailspan.errors import MailspanError, UsageError
 from mailspan.kafka_settings import CREDENTIALS, explain, is_telling
 from mailspan.topics import OPEN_TRANSACTIONS, RAW, TRANSACTIONS, topic_name
 from reducer.in_time import HeldError, call_in_time
+from reducer.records import StoredState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -475,10 +476,13 @@ class StateReader:
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
+                # What waits in the client is on top of the state itself; and it is soon read on when there is room.
+                "queued.max.messages.kbytes": 16384,
+                "fetch.queue.backoff.ms": 10,
             }
         )
         self._ends = dict(ends)
-        self.state: dict[int, dict[str, bytes]] = {partition: {} for partition in ends}
+        self.state = {partition: StoredState() for partition in ends}
         self._consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in ends])
 
     def read(self, most: int, seconds: float) -> list[int]:
@@ -488,7 +492,9 @@ class StateReader:
             partition, offset = message.partition() or 0, message.offset() or 0
             error = message.error()
             if error is None:
-                self._take(self.state[partition], message)
+                key = _bytes(message.key()).decode("utf-8", "surrogateescape")
+                value = message.value()
+                self.state[partition].take(key, None if value is None else _bytes(value))
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
                 if partition in self._ends and offset >= self._ends[partition]:
                     del self._ends[partition]
@@ -500,15 +506,6 @@ class StateReader:
     def close(self) -> None:
         """Let go of the client."""
         self._consumer.close()
-
-    @staticmethod
-    def _take(state: dict[str, bytes], message: Message) -> None:
-        key = _bytes(message.key()).decode("utf-8", "surrogateescape")
-        value = message.value()
-        if value is None:
-            state.pop(key, None)
-        else:
-            state[key] = _bytes(value)
 
 
 def _bytes(value: str | bytes | None) -> bytes:

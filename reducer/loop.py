@@ -23,7 +23,7 @@ from mailspan.topics import DEAD_LETTER, OPEN_TRANSACTIONS, RAW, TRANSACTIONS, t
 from mailspan.wire import Reading, find_header
 from reducer.kafka import Assignments, ReducerError, ReducerKafka, RolledBackError, StateReader, Write
 from reducer.partition import META, Options, Output, Partition
-from reducer.records import join_state, split_state
+from reducer.records import StoredState, split_state
 from reducer.snapshot import SnapshotError
 
 if TYPE_CHECKING:
@@ -221,13 +221,13 @@ class Loop:
             reader.close()
             self._reader = None
 
-    def _begin(self, number: int, stored: dict[str, bytes]) -> None:
+    def _begin(self, number: int, stored: StoredState) -> None:
         found = self._kafka.raw_range(number)
         if found is None:
             return  # it waits on, and its state is read again
         partition = Partition(self._options)
         try:
-            state, parts = join_state(stored)
+            state, parts = stored.joined()
             partition.restore(state)
         except SnapshotError as error:
             raise self._unreadable(number, error) from error

@@ -12,7 +12,7 @@ from mailspan.errors import MailspanError
 from reducer.snapshot import SnapshotError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
 PART_BYTES = 1 << 20
 _PART = "part:"
@@ -52,24 +52,45 @@ def _part_key(name: str, number: int) -> str:
     return f"{_PART}{number}:{name}"
 
 
-def join_state(stored: Mapping[str, bytes]) -> tuple[dict[str, bytes], dict[str, int]]:
-    """Return the snapshots by key, and how many further records each has that has any.
+class StoredState:
+    """The records of a partition's state as they are read, each key's newest; `joined` is the snapshots that they make.
 
-    Raises SnapshotError where one of those is missing.
+    Only snapshots of several records are copied for that: a partition may have hundreds of thousands of others.
     """
-    state: dict[str, bytes] = {}
-    parts: dict[str, int] = {}
-    for key, value in stored.items():
+
+    def __init__(self, records: Iterable[tuple[str, bytes | None]] = ()) -> None:
+        self._first: dict[str, bytes] = {}
+        self._counts: dict[str, int] = {}
+        self._further: dict[str, bytes] = {}
+        for key, value in records:
+            self.take(key, value)
+
+    def take(self, key: str, value: bytes | None) -> None:
+        """Take the next record; None deletes its key."""
         if key.startswith(_PART):
-            continue
-        count = value[0] if value else 0
-        if count:
-            parts[key] = count
-            further = [stored.get(_part_key(key, number)) for number in range(1, count + 1)]
+            if value is None:
+                self._further.pop(key, None)
+            else:
+                self._further[key] = value
+            return
+        if value is None:
+            self._first.pop(key, None)
+        else:
+            self._first[key] = value[1:]
+        if value and value[0]:
+            self._counts[key] = value[0]
+        elif self._counts:
+            self._counts.pop(key, None)
+
+    def joined(self) -> tuple[dict[str, bytes], dict[str, int]]:
+        """Return the snapshots by key, and how many further records each has that has any. To be called once.
+
+        Raises SnapshotError where one of those is missing.
+        """
+        for key, count in self._counts.items():
+            further = [self._further.get(_part_key(key, number)) for number in range(1, count + 1)]
             found = [part for part in further if part is not None]
             if len(found) < count:
                 raise SnapshotError(f"{count - len(found)} of the {count} further records of a snapshot are missing")
-            state[key] = b"".join((value[1:], *found))
-        else:
-            state[key] = value[1:]
-    return state, parts
+            self._first[key] = b"".join((self._first[key], *found))
+        return self._first, self._counts

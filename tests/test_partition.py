@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mailspan.wire import Reading, decode_header, encode_header, encode_reading
 from reducer.partition import META, Meta, Options, Partition, Watermark
-from reducer.records import PART_BYTES, join_state, split_state
+from reducer.records import PART_BYTES, StoredState, split_state
 from reducer.snapshot import SCHEMA_VERSION, SnapshotError
 from tests.test_properties import FEW, LOGS, lines_of
 
@@ -48,7 +48,7 @@ class Topics:
                     self.records[key] = part
 
     def restore(self) -> Partition:
-        state, self.parts = join_state(self.records)
+        state, self.parts = StoredState(self.records.items()).joined()
         partition = Partition(OPTIONS)
         partition.restore(state)
         return partition
@@ -131,17 +131,20 @@ def test_a_snapshot_of_any_size_comes_back(sizes: list[int | None]) -> None:
     """Written again and again as it grows, shrinks and goes: what is stored is the last one, and nothing else."""
     parts: dict[str, int] = {}
     stored: dict[str, bytes] = {META: b"\0meta"}
+    written: list[tuple[str, bytes | None]] = list(stored.items())
     for number, size in enumerate(sizes):
         value = None if size is None else bytes([number]) * size
         for key, part in split_state("transaction:mx1/AB", value, parts):
             assert part is None or len(part) <= PART_BYTES + 1
+            written.append((key, part))
             if part is None:
                 stored.pop(key, None)
             else:
                 stored[key] = part
-        state, joined = join_state(stored)
+        state, joined = StoredState(stored.items()).joined()
         assert state.get("transaction:mx1/AB") == value
         assert joined == parts
+        assert StoredState(written).joined() == (state, joined)  # where the topic was not compacted
         assert len(stored) == 1 + (0 if value is None else 1 + parts.get("transaction:mx1/AB", 0))
 
 

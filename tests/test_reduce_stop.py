@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reducer.records import PART_BYTES, TooLargeError, join_state, split_state
+from reducer.records import PART_BYTES, StoredState, TooLargeError, split_state
 from reducer.snapshot import SnapshotError
 from tests.chaos.fleet import Fleet
 from tests.chaos.oracle import newest
@@ -99,7 +99,7 @@ def test_it_ends_while_the_broker_is_frozen_and_nothing_is_lost(mortal_broker: B
             finally:
                 broker.send(signal.SIGCONT)
         reducer.start()
-        wait_for(lambda: len(newest(fleet)) == count)
+        wait_for(lambda: len(newest(fleet)) == count and threads(reducer) > 4)
         assert reducer.end(signal.SIGTERM, END_SECONDS) == 0
         assert "Traceback" not in reducer.log.read_text()
     finally:
@@ -109,10 +109,10 @@ def test_it_ends_while_the_broker_is_frozen_and_nothing_is_lost(mortal_broker: B
 def test_a_missing_part_of_a_large_snapshot_is_an_error_and_not_nothing() -> None:
     stored = dict(split_state("transaction:mx1/AB", b"x" * (3 * PART_BYTES), {}))
     whole = {key: value for key, value in stored.items() if value is not None}
-    assert len(join_state(whole)[0]["transaction:mx1/AB"]) == 3 * PART_BYTES
+    assert len(StoredState(whole.items()).joined()[0]["transaction:mx1/AB"]) == 3 * PART_BYTES
     del whole["part:1:transaction:mx1/AB"]
     with pytest.raises(SnapshotError, match="1 of the 2 further records"):
-        join_state(whole)
+        StoredState(whole.items()).joined()
 
 
 def test_a_snapshot_that_is_too_large_is_told_in_one_line() -> None:
