@@ -6,7 +6,9 @@ and has few topics, so that it is soon back.
 
 from __future__ import annotations
 
+import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +18,11 @@ from tests.kafka_server import Broker, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# Tests start Python some hundred times. Where it is told to keep no bytecode, as in many images, each of these processes
+# would compile all modules again: theirs is kept apart from the sources.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    os.environ["PYTHONPYCACHEPREFIX"] = str(Path(__file__).parent.parent / "build" / "pycache")
 
 
 @pytest.fixture(scope="session")
