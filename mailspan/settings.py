@@ -29,6 +29,11 @@ _SECRET = re.compile(r"password|secret|jaas|ssl\.key\.pem")
 _TOPIC_PREFIX = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _INDEX_PREFIX = re.compile(r"[a-z][a-z0-9_-]{0,99}")
 _MOST_DIGITS = 9
+_ADDRESS = re.compile(
+    r"(?:(?:\[(?P<literal>[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,32})?)\]|(?P<name>\*|[A-Za-z0-9._-]{1,253}))?:)?"
+    r"(?P<port>[0-9]{1,5})"
+)
+_LAST_PORT = 65535
 
 
 def _text(value: object) -> str:
@@ -119,6 +124,16 @@ def _interval(value: object) -> float:
     if not _SHORTEST_INTERVAL <= seconds <= _LONGEST_INTERVAL:
         raise ValueError
     return seconds
+
+
+def _address(value: object) -> tuple[str, int]:
+    """`HOST:PORT`, `[IPv6]:PORT`, or a port alone, with or without a colon: then loopback. `*` is all addresses."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    found = _ADDRESS.fullmatch(text) if isinstance(text, str) else None
+    if found is None or int(found["port"]) > _LAST_PORT:
+        raise ValueError
+    host = found["literal"] or found["name"] or "127.0.0.1"
+    return "0.0.0.0" if host == "*" else host, int(found["port"])  # noqa: S104 - asked for
 
 
 def _setting(
@@ -215,6 +230,12 @@ class Settings:
         _interval,
         "How long a reducer gathers lines before it writes what came of them, in one transaction.",
         "seconds, from 0.05 to 60",
+    )
+    metrics_address: tuple[str, int] | None = _setting(
+        None,
+        _address,
+        "Where /metrics, /livez and /readyz of a producer or reducer are served; empty means nowhere.",
+        "HOST:PORT, [IPV6]:PORT, or :PORT, which is this machine's loopback address",
     )
     elasticsearch_url: str = _setting(
         "",

@@ -11,7 +11,7 @@ effects.py, and how transactions are forgotten in forgetting.py, by the times of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mailspan.document import COUNTED_MTAS, Document, documents
 from mailspan.event import (
@@ -60,23 +60,38 @@ class Changes:
     withdrawn: list[str]
 
 
+class Sizes(NamedTuple):
+    """How much is kept: hosts, queue IDs, how many of those are not packed, and the bytes of the packed ones."""
+
+    hosts: int
+    kept: int
+    unpacked: int
+    packed_bytes: int
+
+
 class Assembler:
     """Assembles the records of any number of hosts.
 
     `apply` takes one record. A single pass takes `forgotten` as it goes and `remaining` at its end. An incremental
     one (`incremental=True`) writes `changed` and `snapshot_changes` together, and begins with `restore`. Without
     `rejections` what was refused before it had a queue ID is counted only. At most `most_unpacked` transactions, of all
-    hosts together, are kept unpacked, which takes some ten times the memory.
+    hosts together, are kept unpacked, which takes some ten times the memory. `meet` is told each host when it is new.
     """
 
     def __init__(
-        self, *, incremental: bool = False, rejections: bool = True, most_unpacked: int = MOST_UNPACKED
+        self,
+        *,
+        incremental: bool = False,
+        rejections: bool = True,
+        most_unpacked: int = MOST_UNPACKED,
+        meet: Callable[[str], None] | None = None,
     ) -> None:
         self._hosts: dict[str, Host] = {}
         self._shared = Shared(incremental=incremental)
         self._most_unpacked = most_unpacked
         self._pack_at = most_unpacked
         self._rejections = rejections
+        self._meet = meet
 
     def apply(self, record: Record) -> str | None:
         """Apply one record. Return None if it was applied, else the reason why it was ignored."""
@@ -201,7 +216,7 @@ class Assembler:
                 host_name, _, queue_id = name.removeprefix(_TRANSACTION).rpartition("/")
                 check(value)
                 host = self._host(host_name)
-                host.transactions[queue_id] = value
+                host.keep_packed(queue_id, value)
                 host.look_again(queue_id, max(host.clock + 1, due_of(value)))
                 if is_unwritten(value):
                     newest: Transaction | None = host.unpack(queue_id, value)
@@ -215,10 +230,18 @@ class Assembler:
         """How many transactions of all hosts are kept unpacked."""
         return self._shared.unpacked
 
+    @property
+    def sizes(self) -> Sizes:
+        """What is kept in memory; looks at each host."""
+        kept = sum(len(host.transactions) for host in self._hosts.values())
+        return Sizes(len(self._hosts), kept, self._shared.unpacked, self._shared.packed_bytes)
+
     def _host(self, name: str) -> Host:
         host = self._hosts.get(name)
         if host is None:
             host = self._hosts[name] = Host(name, self._shared)
+            if self._meet is not None:
+                self._meet(name)
         return host
 
     def _pack_resting(self) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from reducer.host import look_at
 from reducer.lifetime import LINGER_BY_COUNT_SECONDS, due_alone, next_look, rests_later
-from reducer.snapshot import due_of, is_alone, is_unwritten
+from reducer.snapshot import due_of, is_alone
 
 if TYPE_CHECKING:
     from mailspan.transaction import Transaction
@@ -107,7 +107,9 @@ def _forget_due(host: Host, queue_id: str) -> None:
 def _forget_packed(host: Host, queue_id: str, found: bytes) -> None:
     """Forget the one incarnation of an ID that is due and packed; it is unpacked only to be handed out."""
     host.drop(queue_id)
-    if host.shared.incremental and not is_unwritten(found):
+    if (
+        host.shared.incremental
+    ):  # nothing that waits to be written is kept packed: Host.store and pack_resting see to it
         host.stale.add(queue_id)
     else:
         host.let_go(look_at(found))

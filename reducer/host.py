@@ -28,12 +28,14 @@ class Shared:
     So nothing here is a cycle: memory is free at once when an assembler is dropped for another one.
     """
 
-    __slots__ = ("changed", "forgotten", "incremental", "unpacked")
+    __slots__ = ("changed", "forgotten", "incremental", "packed_bytes", "unpacked")
 
     def __init__(self, *, incremental: bool) -> None:
         self.incremental = incremental
         self.unpacked = 0
         """How many transactions of all hosts are not packed."""
+        self.packed_bytes = 0
+        """How many bytes the snapshots of the others have."""
         self.changed: list[Transaction] = []  # incremental: what waits to be written
         self.forgotten: list[Transaction] = []  # in a single pass: what will not change any more
 
@@ -98,12 +100,15 @@ class Host:
 
     def keep(self, queue_id: str, newest: Transaction) -> None:
         """Take a new transaction, or another incarnation in the place of what there is."""
+        if queue_id not in self.unpacked:
+            self.shared.unpacked += 1
+            self._weigh(queue_id, 0)
         self.transactions[queue_id] = newest
-        self.shared.unpacked += queue_id not in self.unpacked
         self.unpacked[queue_id] = None
 
     def keep_packed(self, queue_id: str, snapshot: bytes) -> None:
         """Keep an ID's snapshot in the place of the transaction."""
+        self._weigh(queue_id, len(snapshot))
         self.transactions[queue_id] = snapshot
         if queue_id in self.unpacked:
             del self.unpacked[queue_id]
@@ -111,14 +116,20 @@ class Host:
 
     def pack_again(self, queue_id: str, newest: Transaction) -> None:
         """Keep the new snapshot of a packed ID that was changed while it was looked at."""
-        self.transactions[queue_id] = pack(newest, due_at(newest))
+        self.keep_packed(queue_id, pack(newest, due_at(newest)))
 
     def drop(self, queue_id: str) -> None:
         """Keep nothing of an ID."""
+        self._weigh(queue_id, 0)
         del self.transactions[queue_id]
         if queue_id in self.unpacked:
             del self.unpacked[queue_id]
             self.shared.unpacked -= 1
+
+    def _weigh(self, queue_id: str, size: int) -> None:
+        """Count the bytes of an ID's snapshot, before it takes the place of what is kept; 0: there is none now."""
+        before = self.transactions.get(queue_id)
+        self.shared.packed_bytes += size - (len(before) if isinstance(before, bytes) else 0)
 
     def pack_resting(self) -> None:
         """Pack the half that has been unpacked for longest, but what waits to be written."""

@@ -121,6 +121,8 @@ class ReducerKafka:
         assignments: Assignments,
         report: Callable[[str], None],
     ) -> None:
+        self.partitions = 0
+        """How many partitions the topics have; 0 before `start` has looked."""
         self._prefix = prefix
         self._instance = instance
         self._report = report
@@ -186,6 +188,7 @@ class ReducerKafka:
         if len(set(counts.values())) > 1:
             found = ", ".join(f"{topic_name(self._prefix, name)} has {count}" for name, count in counts.items())
             raise ReducerError(f"topics must have the same number of partitions: {found}; see `mailspan setup`")
+        self.partitions = counts[RAW]
         deadline = time.monotonic() + _START_SECONDS
         while not self.is_to_stop():
             try:
@@ -238,6 +241,15 @@ class ReducerKafka:
             self._must_wait(error, place)
             return None
         return found
+
+    def end(self, partition: int) -> int | None:
+        """Return where a partition of mail.raw ends, as the client last heard; None where it has not. Asks nobody."""
+        place = TopicPartition(topic_name(self._prefix, RAW), partition)
+        try:
+            _, end = self._consumer.get_watermark_offsets(place, cached=True)
+        except KafkaException:
+            return None
+        return None if end < 0 else int(end)
 
     def _must_wait(self, error: KafkaException, place: TopicPartition) -> None:
         """Raise ReducerError unless asking again may help."""

@@ -21,15 +21,17 @@ from mailspan.dead_letter import DeadLetter, Source, headers_in, headers_of
 from mailspan.repeats import Repeats
 from mailspan.topics import DEAD_LETTER, OPEN_TRANSACTIONS, RAW, TRANSACTIONS, topic_name
 from mailspan.wire import Reading, find_header
+from reducer.figures import NOT_APPLIED, STAGE, TOO_LARGE, Figures
 from reducer.kafka import Assignments, ReducerError, ReducerKafka, RolledBackError, StateReader, Write
 from reducer.partition import META, Options, Output, Partition
 from reducer.records import StoredState, split_state
 from reducer.snapshot import SnapshotError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from mailspan.dead_letter import Headers
+    from mailspan.metrics import Figure
     from mailspan.wire import Header
     from reducer.kafka import RawRecord, Stop
 
@@ -43,15 +45,15 @@ _MOST_DOCUMENT_BYTES = 7 << 20
 _MOST_COMMIT_RECORDS = 200_000
 _LEAST_COMMIT_RECORDS = 1000
 
-
-STAGE = "reduce"
-"""What dead letters say wrote them."""
 STEPS = ("begun", "written", "offsets sent", "committed")
 """The steps of a commit, as `checkpoint` is told them."""
 
 
 class Loop:
-    """Runs until `stop()` says so. `report` is told, in one line each, what an operator should know."""
+    """Runs until `stop` says so. `report` is told, in one line each, what an operator should know.
+
+    `epoch`, the wall clock, dates nothing but figures.
+    """
 
     def __init__(
         self,
@@ -62,8 +64,11 @@ class Loop:
         *,
         commit_seconds: float,
         report: Callable[[str], None],
+        epoch: Callable[[], float],
         checkpoint: Callable[[str], None] = lambda _step: None,
     ) -> None:
+        self.turned: Callable[[], None] = lambda: None
+        """Called at each turn; in there, `figures` and `is_ready` may be asked."""
         assignments = Assignments(self._assigned, self._revoked, self._lost)
         self._kafka = ReducerKafka(config, prefix, instance, assignments, report)
         self._prefix = prefix
@@ -71,8 +76,10 @@ class Loop:
         self._commit_seconds = commit_seconds
         self._report = report
         self._checkpoint = checkpoint
+        self._figures = Figures(epoch)
+        self._is_member = False  # of the group: partitions were assigned, perhaps none
         self._partitions: dict[int, Partition] = {}  # those that run
-        self._waiting: set[int] = set()  # assigned, their state not read yet
+        self._waiting: dict[int, float] = {}  # assigned, their state not read yet; since when
         self._reader: StateReader | None = None
         self._reading: set[int] = set()  # those of `_reader`
         self._parts: dict[int, dict[str, int]] = {}  # of each partition: into how many records a large snapshot went
@@ -82,7 +89,7 @@ class Loop:
         self._commits = 0
         self._commit_ms: deque[float] = deque(maxlen=_COMMITS_MEASURED)
         self._most_records = _MOST_COMMIT_RECORDS
-        self._dead: dict[int, list[Write]] = {}
+        self._dead: dict[int, list[tuple[str, Write]]] = {}  # of each partition; each with its kind of reason
         self._poison = Repeats(
             "a record cannot be applied, it goes to the dead letters",
             "records cannot be applied, they go to the dead letters",
@@ -96,13 +103,27 @@ class Loop:
             self._all_written = time.monotonic()
             while not stop.is_set:
                 self.step()
-            self._commit(everything=True)
+            is_committed = self._commit(everything=True)
             self._poison.tell(time.monotonic(), at_once=True)
             self._report(self._summary())
+            if not is_committed:
+                raise ReducerError(
+                    "the last commit was rolled back; nothing is lost: what was not committed is read again at the"
+                    " next start"
+                )
         finally:
             if self._reader is not None:
                 self._reader.close()
             self._kafka.close()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has joined the group, and all partitions that it has are restored."""
+        return self._is_member and not self._waiting
+
+    def figures(self) -> Iterator[Figure]:
+        """Yield what its metrics show now; to be asked between two steps."""
+        return self._figures.show(self._partitions, len(self._waiting), self._records, self._kafka.end)
 
     def _summary(self) -> str:
         taken = sorted(self._commit_ms)
@@ -113,6 +134,7 @@ class Loop:
 
     def step(self) -> None:
         """Read once, restore a piece, commit when it is time."""
+        self.turned()
         for record in self._kafka.consume(READ_RECORDS, 0.0 if self._reader is not None else _READ_SECONDS):
             self._apply(record)
         if self._waiting:
@@ -147,15 +169,16 @@ class Loop:
         except SnapshotError as error:
             raise self._unreadable(number, error) from error
         except Exception as error:  # noqa: BLE001 - a fault of ours on one line must not stop all others
+            partition.counts.ignored[NOT_APPLIED] += 1
             reason = f"{type(error).__name__}: {error}"
             self._poison.note(reason, time.monotonic())
             source = Source(topic_name(self._prefix, RAW), number, offset)
             letter = DeadLetter(reason, STAGE, source, _headers(message))
             dead = Write(DEAD_LETTER, None, message.key() or b"", value, headers_of(letter))
-            self._dead.setdefault(number, []).append(dead)
+            self._dead.setdefault(number, []).append((NOT_APPLIED, dead))
 
-    def _commit(self, *, everything: bool) -> None:
-        """Write what the partitions have to write. On failure all state is read again."""
+    def _commit(self, *, everything: bool) -> bool:
+        """Write what the partitions have to write. On failure all state is read again, and False returned."""
         outputs = {
             number: partition.output(urgent_only=not everything) for number, partition in self._partitions.items()
         }
@@ -164,10 +187,11 @@ class Loop:
         is_dirty, self._dirty_since = self._dirty_since is not None, None
         records, self._records = self._records, 0
         if not is_dirty and not any(output.documents or output.withdrawn for output in outputs.values()):
-            return
+            return True
         parts = {number: dict(known) for number, known in self._parts.items()}
         writes = [write for number, output in outputs.items() for write in self._writes(number, output, parts)]
-        writes += [write for dead in self._dead.values() for write in dead]
+        dead = [each for letters in self._dead.values() for each in letters]
+        writes += [write for _, write in dead]
         self._dead = {}
         begin = time.monotonic()
         try:
@@ -177,12 +201,16 @@ class Loop:
             # Perhaps it was too much for the time that a transaction has.
             self._most_records = max(_LEAST_COMMIT_RECORDS, min(records, self._most_records) // 2)
             self._roll_back()
-            return
+            return False
+        seconds = time.monotonic() - begin
         self._commits += 1
-        self._commit_ms.append((time.monotonic() - begin) * 1000)
+        self._commit_ms.append(seconds * 1000)
+        self._figures.settle(self._partitions, outputs)
+        self._figures.commit(seconds, (kind for kind, _ in dead))
         self._most_records = min(_MOST_COMMIT_RECORDS, self._most_records * 2)
         self._parts = parts
         self._checkpoint("committed")
+        return True
 
     def _writes(self, number: int, output: Output, parts: dict[int, dict[str, int]]) -> list[Write]:
         writes = [Write(TRANSACTIONS, number, identity.encode(), None) for identity in output.withdrawn]
@@ -192,7 +220,8 @@ class Loop:
             if len(value) > _MOST_DOCUMENT_BYTES:
                 reason = f"document of {len(value)} bytes, more than {_MOST_DOCUMENT_BYTES}"
                 headers = headers_of(DeadLetter(reason, STAGE, None, ()))
-                writes.append(Write(DEAD_LETTER, None, key, value[:_MOST_DOCUMENT_BYTES], headers))
+                letter = Write(DEAD_LETTER, None, key, value[:_MOST_DOCUMENT_BYTES], headers)
+                self._dead.setdefault(number, []).append((TOO_LARGE, letter))
             else:
                 writes.append(Write(TRANSACTIONS, number, key, value))
         known = parts.setdefault(number, {})
@@ -217,7 +246,7 @@ class Loop:
             if number in self._waiting:
                 self._begin(number, reader.state.pop(number))
             self._reading.discard(number)
-        if not self._reading & self._waiting:
+        if not self._reading & self._waiting.keys():
             reader.close()
             self._reader = None
 
@@ -225,7 +254,7 @@ class Loop:
         found = self._kafka.raw_range(number)
         if found is None:
             return  # it waits on, and its state is read again
-        partition = Partition(self._options)
+        partition = Partition(self._options, number, self._kafka.partitions)
         try:
             state, parts = stored.joined()
             partition.restore(state)
@@ -234,7 +263,8 @@ class Loop:
         partition.offset = self._place(number, partition.offset if META in state else None, *found)
         if self._kafka.seek(number, partition.offset):
             self._partitions[number], self._parts[number] = partition, parts
-            self._waiting.discard(number)
+            self._figures.begin(number, partition.offset)
+            self._figures.restores.observe(time.monotonic() - self._waiting.pop(number))
 
     def _place(self, number: int, offset: int | None, low: int, high: int) -> int:
         """Return where to go on in a partition that has the records from `low` to before `high`; says what is gone."""
@@ -242,6 +272,7 @@ class Loop:
         if offset is None:
             return low
         if offset < low:
+            self._figures.lost_records += low - offset
             self._report(
                 f"{topic} partition {number}: {low - offset} records were deleted before they were read (offsets"
                 f" {offset} to {low - 1}); see retention.ms of {topic}, and read those logs again"
@@ -263,23 +294,32 @@ class Loop:
         )
 
     def _roll_back(self) -> None:
+        self._figures.rollbacks += 1
         numbers = [*self._partitions]
         self._drop(numbers)
         self._kafka.pause(numbers)
-        self._waiting.update(numbers)
+        self._wait_for(numbers)
         self._forget_reader()
 
     def _assigned(self, numbers: list[int]) -> None:
-        self._waiting.update(numbers)
+        self._is_member = True
+        self._figures.rebalances += 1
+        self._wait_for(numbers)
         if numbers:
             self._forget_reader()
 
+    def _wait_for(self, numbers: list[int]) -> None:
+        self._waiting.update(dict.fromkeys(numbers, time.monotonic()))
+
     def _revoked(self, numbers: list[int]) -> None:
+        self._figures.rebalances += 1
         if any(number in self._partitions for number in numbers):
             self._commit(everything=True)
         self._drop(numbers)
 
     def _lost(self, numbers: list[int]) -> None:
+        self._is_member = False
+        self._figures.rebalances += 1
         self._drop(numbers)
         self._dirty_since = None if not self._partitions else self._dirty_since
 
@@ -287,7 +327,7 @@ class Loop:
         for number in numbers:
             self._partitions.pop(number, None)
             self._parts.pop(number, None)
-            self._waiting.discard(number)
+            self._waiting.pop(number, None)
             self._dead.pop(number, None)
 
     def _forget_reader(self) -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from mailspan.event_time import TimeSettings
 from mailspan.grammar import Parser
+from mailspan.partition import partition_of
 from mailspan.record import Ignored, Record
 from reducer.assembler import Assembler
 from reducer.snapshot import SnapshotError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from mailspan.document import Document
     from mailspan.wire import Reading
+    from reducer.assembler import Sizes
 
 META = "meta"
 """The key of the record that says how far the state goes."""
@@ -63,12 +65,20 @@ class Options:
 
 @dataclass(slots=True)
 class Counts:
-    """lines in = applied + ignored{reason} + unparsed{program}."""
+    """lines in = applied + ignored{reason} + unparsed{program, reason}."""
 
     lines: int = 0
+    bytes: int = 0
     applied: int = 0
     ignored: Counter[str] = field(default_factory=Counter)
-    unparsed: Counter[str] = field(default_factory=Counter)
+    unparsed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Program and reason; the program is as the log names it."""
+    misplaced: int = 0
+    """Records whose host belongs to another partition."""
+    read: Counter[int] = field(default_factory=Counter)
+    """Lines by when they were read at their source, in epoch seconds."""
+    last_read: int = 0
+    """That of the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +91,35 @@ class Output:
     offset: int
 
 
-class Partition:
-    """The parsers, watermarks and transactions of one partition."""
+class Placement:
+    """Which of a partition's hosts belong to another one; nobody knows where there is no number of partitions."""
 
-    def __init__(self, options: Options, offset: int = 0) -> None:
-        self.offset = offset
+    def __init__(self, number: int = 0, partitions: int = 0) -> None:
+        self.number = number
+        self.partitions = partitions
+        self.strangers: set[str] = set()
+
+    def meet(self, host: str) -> None:
+        """Look at a host that is new here; lines that name none may be anywhere."""
+        if self.partitions and host:
+            place = partition_of(host.encode("utf-8", "surrogateescape"), self.partitions)
+            if place != self.number:
+                self.strangers.add(host)
+
+
+class Partition:
+    """The parsers, watermarks and transactions of one partition: `number` of `partitions`, where that is known."""
+
+    def __init__(self, options: Options, number: int = 0, partitions: int = 0) -> None:
+        self.offset = 0
         """The offset of the next record to apply."""
         self.counts = Counts()
+        """What was counted since `take_counts`; `read` without the lines that were read at the last second."""
+        self._noted = 0
         self._options = options
-        self._assembler = Assembler(incremental=True, rejections=options.rejections)
+        placement = Placement(number, partitions)
+        self._strangers = placement.strangers
+        self._assembler = Assembler(incremental=True, rejections=options.rejections, meet=placement.meet)
         self._parsers: dict[str, Parser] = {}
         self._watermarks: dict[str, Watermark] = {}
         self._newest_read = 0
@@ -118,7 +148,10 @@ class Partition:
         """
         self.offset = offset + 1
         counts = self.counts
+        if reading.read != counts.last_read:
+            self._note_read(reading.read)
         counts.lines += 1
+        counts.bytes += len(value)
         generation = reading.generation
         if generation:
             known = self._watermarks.get(generation)
@@ -135,6 +168,8 @@ class Partition:
         result = parser.parse(_decode(value))
         if isinstance(result, Record):
             reason = self._assembler.apply(result)
+            if self._strangers and result.source.host in self._strangers:
+                counts.misplaced += 1
             if reason is None:
                 counts.applied += 1
             else:
@@ -142,7 +177,26 @@ class Partition:
         elif isinstance(result, Ignored):
             counts.ignored[result.reason] += 1
         else:
-            counts.unparsed[result.program] += 1
+            counts.unparsed[result.program, result.reason] += 1
+
+    def take_counts(self) -> Counts:
+        """Return what was counted since the last call, and begin anew."""
+        taken = self.counts
+        self._note_read(taken.last_read)
+        self.counts, self._noted = Counts(last_read=taken.last_read), 0
+        return taken
+
+    def _note_read(self, second: int) -> None:
+        """Count the lines since the last call under the second at which they were read; the next ones have another."""
+        counts = self.counts
+        if counts.lines > self._noted:
+            counts.read[counts.last_read] += counts.lines - self._noted
+        self._noted, counts.last_read = counts.lines, second
+
+    @property
+    def sizes(self) -> Sizes:
+        """How much is kept in memory."""
+        return self._assembler.sizes
 
     def output(self, *, urgent_only: bool) -> Output:
         """Return what is to be written now, in one transaction. To be called once for each commit."""

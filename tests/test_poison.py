@@ -33,7 +33,7 @@ def said() -> list[str]:
 def test_a_flood_of_them_is_one_line_and_all_are_kept(said: list[str]) -> None:
     options = Options(find_zone=lambda _name: None)
     nobody = {"bootstrap.servers": "127.0.0.1:9"}
-    loop = Loop(nobody, "mail", "one", options, commit_seconds=1, report=said.append)
+    loop = Loop(nobody, "mail", "one", options, commit_seconds=1, report=said.append, epoch=float)
     loop._partitions[0] = Faulty(options)  # noqa: SLF001 - as if it had been assigned
     for offset in range(RECORDS):
         record = Message("mail.raw", 0, offset, b"mx1", b"line", [], None, (1, 5000))

@@ -23,9 +23,9 @@ REFUSAL = (
 LOGGED_WITHOUT_ID = frozenset({"postfix"})  # Sendmail gives an ID before it refuses
 
 
-def assemble(*lines: str, **options: bool) -> list[dict[str, Any]]:
+def assemble(*lines: str, rejections: bool = True) -> list[dict[str, Any]]:
     parser = Parser(TimeSettings(reference=1795500000, zone=UTC), "mx1")
-    assembler = Assembler(**options)
+    assembler = Assembler(rejections=rejections)
     for line in lines:
         record = parser.parse(line)
         if isinstance(record, Record):

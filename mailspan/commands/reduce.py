@@ -1,7 +1,8 @@
 """`mailspan reduce`: lines of mail.raw to documents in mail.transactions, with nothing lost and nothing doubled.
 
 As many may run as there are partitions. SIGTERM or SIGINT: what was read is committed, the group is left, exit 0. Where
-Kafka does not answer then, it ends within 10 seconds all the same, exit 3 (mailspan/commands/stopping.py).
+that commit does not happen, or Kafka does not answer, it ends within 10 seconds all the same, exit 3
+(mailspan/commands/stopping.py).
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ import gc
 import os
 import socket
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from mailspan.commands.logs import read_zone, read_zones
+from mailspan.commands.serving import serving
 from mailspan.commands.stopping import Stop
 from mailspan.errors import UsageError
 from mailspan.kafka_settings import client_config
 from mailspan.terminal import sanitise
+from reducer.figures import STAGE
 from reducer.loop import Loop
 from reducer.partition import Options
 
@@ -44,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Reduce until told to stop; return 0. Raises UsageError and ReducerError."""
+    """Reduce until told to stop; return 0. Raises UsageError, ServeError and ReducerError."""
     gc.set_threshold(_GARBAGE_THRESHOLD)
     settings: Settings = args.settings
     zone, host_zones = read_zones(args.zone)
@@ -59,16 +63,19 @@ def run(args: argparse.Namespace) -> int:
         f"told to stop, and Kafka at {settings.kafka_bootstrap_servers} held the reducer up; ended without its answer."
         " Nothing is lost: what was not committed is read again at the next start"
     )
-    loop = Loop(
-        client_config(settings),
-        settings.topic_prefix,
-        settings.instance or socket.gethostname(),
-        options,
-        commit_seconds=settings.commit_interval_seconds,
-        report=_say,
-        checkpoint=_crash_here,
-    )
-    loop.run(stop)
+    with serving(settings.metrics_address, STAGE, stop, _say) as served:
+        loop = Loop(
+            client_config(settings),
+            settings.topic_prefix,
+            settings.instance or socket.gethostname(),
+            options,
+            commit_seconds=settings.commit_interval_seconds,
+            report=_say,
+            epoch=time.time,
+            checkpoint=_crash_here,
+        )
+        loop.turned, served.figures, served.is_ready = served.turn, loop.figures, lambda: loop.is_ready
+        loop.run(stop)
     return 0
 
 

@@ -36,6 +36,8 @@ class Stop:
 
     def __init__(self, late: str) -> None:
         self._late = late
+        self.asked_at = time.monotonic()
+        """When it was last asked: loops ask each time they turn, and wherever they wait. So this tells who is alive."""
         self._told_at: float | None = None
         self._woken, wakes = socket.socketpair()
         wakes.setblocking(False)
@@ -48,13 +50,15 @@ class Stop:
     @property
     def is_set(self) -> bool:
         """Whether the process was told to stop."""
+        self.asked_at = time.monotonic()
         return self._told_at is not None
 
     def seconds(self, most: float) -> float:
         """Return how long a wait may last: `most`, or what is left of ORDERLY_SECONDS once told to stop."""
+        now = self.asked_at = time.monotonic()
         if self._told_at is None:
             return most
-        return max(0.0, min(most, self._told_at + ORDERLY_SECONDS - time.monotonic()))
+        return max(0.0, min(most, self._told_at + ORDERLY_SECONDS - now))
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         self._set()

@@ -148,6 +148,14 @@ def is_mail_program(tag: str) -> bool:
     return tag in _LOGGERS or _find_program(tag) is not _FOREIGN
 
 
+def name_program(tag: str) -> str:
+    """Return one of a closed set of names for a syslog name, which a log may make up: `postfix/smtpd`, `exim`, `other`."""
+    found = _find_program(tag)
+    if isinstance(found, Ignored):
+        return tag if tag in _LOGGERS else "other"
+    return f"postfix/{found.name}" if found.mta == "postfix" else found.mta
+
+
 def _read_queued(program: _Program, text: str) -> Event | Ignored | None:
     """Read what stands behind a queue ID; None where no rule fits."""
     for begin, read in program.queued[text[:4]]:
