@@ -61,8 +61,7 @@ METRICS = (
     Metric("mailspan_dead_letters_total", COUNTER, ("stage", "reason"), "records that went to mail.dead-letter"),
     Metric("mailspan_lost_records_total", COUNTER, ("stage",), "records that the topic had deleted before they were read"),
     # producers
-    Metric("mailspan_producer_lines_read_total", COUNTER, ("input",), "lines taken from the input and handed on; what is sent again after a restart of the sending counts again"),
-    Metric("mailspan_producer_lines_total", COUNTER, ("input",), "lines that Kafka has acknowledged"),
+    Metric("mailspan_producer_lines_total", COUNTER, ("input",), "lines that Kafka has acknowledged; what has to be sent again counts again"),
     Metric("mailspan_producer_bytes_total", COUNTER, ("input",), "their bytes, without newlines"),
     Metric("mailspan_producer_restarts_total", COUNTER, ("input",), "times that sending failed and began anew at the last safe place"),
     Metric("mailspan_producer_kafka_up", GAUGE, ("input",), "0 while no broker answers"),

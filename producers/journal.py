@@ -28,7 +28,7 @@ from mailspan.errors import MailspanError
 from mailspan.wire import Reading, encode_reading
 from producers.journal_entries import FIELDS, Entry, EntrySplitter, Place, read_entry
 from producers.lines import Lines
-from producers.shipping import Batch, RawTopic, SendError
+from producers.shipping import Arrivals, Batch, RawTopic, SendError
 from producers.state_folder import StateError, StateFolder
 
 if TYPE_CHECKING:
@@ -71,8 +71,6 @@ class JournalSettings:
 class JournalCounts:
     """What happened, since the start; for logs and metrics."""
 
-    lines: int = 0
-    """Lines that have arrived."""
     passed_over: Counter[str] = field(default_factory=Counter)
     """Entries that gave no line, by reason."""
     child_starts: int = 0
@@ -100,6 +98,7 @@ class Journal:
         report: Callable[[str], None],
     ) -> None:
         self.counts = JournalCounts()
+        self.arrived = Arrivals(clock.epoch)
         self.is_ended = False
         """Whether all was read, and nothing is followed."""
         self.is_failing = False
@@ -130,6 +129,11 @@ class Journal:
     def is_settled(self) -> bool:
         """Whether all that was read has arrived."""
         return not self._batches
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes of what was read have not arrived."""
+        return self._bytes
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -324,7 +328,7 @@ class Journal:
         found = runs or [("", Lines([], [], 0))]
         for number, (generation, lines) in enumerate(found, 1):
             reading = Reading(generation, now, now, settings.host, "", "journal", settings.observer)
-            batch = Batch(lines, encode_reading(reading))
+            batch = Batch(lines, encode_reading(reading), now)
             size = sum(map(len, lines.lines))
             self._bytes += size
             self._batches.append((batch, last if number == len(found) else "", size))
@@ -344,7 +348,7 @@ class Journal:
             if self._unsent and self._unsent[0] is batch:
                 self._unsent.popleft()  # one without lines
             self._bytes -= size
-            self.counts.lines += len(batch.starts)
+            self.arrived.add(batch)
             self._arrived = cursor or self._arrived
         fault = next((batch.error for batch, _, _ in self._batches if batch.error is not None), None)
         if fault is not None:

@@ -194,7 +194,13 @@ class KafkaTopic:
     Raises KafkaUseError and UsageError: no broker, wrong credentials, no topic, another number of partitions.
     """
 
+    most_lines = _QUEUE_MESSAGES
+    """How many lines may be under way."""
+
     def __init__(self, settings: Settings, keys: LineKeys, report: Callable[[str], None]) -> None:
+        self.restarts = 0
+        self.times_full = 0
+        """How often it took nothing more."""
         self._settings = settings
         self._locate = keys.locate
         self._report = report
@@ -231,12 +237,23 @@ class KafkaTopic:
                 )
         except BufferError:
             batch.sent = at
+            self.times_full += 1
             return False
         except KafkaException as exception:
             batch.sent = at
             raise SendError(_explain(_fault_of(exception), self._settings, f"to write {topic}")) from None
         batch.sent = len(lines)
         return True
+
+    @property
+    def is_away(self) -> bool:
+        """Whether no broker answers, as far as is known."""
+        return self._is_away
+
+    @property
+    def lines_under_way(self) -> int:
+        """How many lines the client has taken and not reported on."""
+        return len(self._producer)
 
     def serve(self, seconds: float) -> None:
         """Deliver reports to batches; wait up to `seconds` for the first one. Raises SendError after a fatal error."""
@@ -251,6 +268,7 @@ class KafkaTopic:
 
     def restart(self) -> None:
         """Drop all that is under way and make a new client."""
+        self.restarts += 1
         self.close()
         self._fatal = None
         self._producer = self._connect()

@@ -11,10 +11,12 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from producers.lines import Lines
-from producers.shipping import Batch, RawTopic, SendError
+from producers.shipping import Arrivals, Batch, RawTopic, SendError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from producers.tail import Clock
 
 _FIRST_BACKOFF_SECONDS, _LAST_BACKOFF_SECONDS = 0.5, 30.0
 
@@ -25,15 +27,14 @@ class Outbox:
     def __init__(
         self,
         topic: RawTopic,
-        steady: Callable[[], float],
+        clock: Clock,
         report: Callable[[str], None],
         most_bytes: int,
         line_cost: int = 0,
     ) -> None:
-        self.lines = 0
-        """How many lines have arrived."""
+        self.arrived = Arrivals(clock.epoch)
         self._topic = topic
-        self._steady = steady
+        self._steady = clock.steady
         self._report = report
         self._most_bytes = most_bytes
         self._line_cost = line_cost
@@ -57,6 +58,11 @@ class Outbox:
     def is_half_empty(self) -> bool:
         """Whether so much has arrived that it is worth to read again."""
         return self._bytes * 2 <= self._most_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes are held, with what lines cost besides."""
+        return self._bytes
 
     @property
     def lines_under_way(self) -> int:
@@ -96,7 +102,7 @@ class Outbox:
         while self._batches and not self._batches[0][0].unsettled and self._batches[0][0].error is None:
             batch, size = self._batches.popleft()
             self._bytes -= size
-            self.lines += len(batch.starts)
+            self.arrived.add(batch)
             self._backoff = _FIRST_BACKOFF_SECONDS
         fault = next((batch.error for batch, _ in self._batches if batch.error is not None), None)
         if fault is not None:
@@ -106,7 +112,8 @@ class Outbox:
         self._report(f"sending failed ({reason}); sending again what has not arrived")
         self._topic.restart()
         self._batches = deque(
-            (Batch(Lines(batch.lines, batch.starts, batch.end), batch.reading), size) for batch, size in self._batches
+            (Batch(Lines(batch.lines, batch.starts, batch.end), batch.reading, batch.read), size)
+            for batch, size in self._batches
         )
         self._unsent = deque(batch for batch, _ in self._batches)
         self._resume_at = self._steady() + self._backoff

@@ -11,8 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from mailspan.errors import MailspanError
+from mailspan.metrics import Histogram
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from producers.lines import Lines
 
 
@@ -21,14 +24,15 @@ class SendError(MailspanError):
 
 
 class Batch:
-    """Lines read in one go. `reading` is their encoded share of the header."""
+    """Lines read in one go, at the epoch second `read`. `reading` is their encoded share of the header."""
 
-    __slots__ = ("end", "error", "lines", "reading", "sent", "starts", "unsettled")
+    __slots__ = ("end", "error", "lines", "read", "reading", "sent", "starts", "unsettled")
 
-    def __init__(self, found: Lines, reading: bytes) -> None:
+    def __init__(self, found: Lines, reading: bytes, read: int) -> None:
         self.lines = found.lines
         self.starts = found.starts
         self.reading = reading
+        self.read = read
         self.end = found.end
         """From where to read on when these lines and all before them have arrived."""
         self.sent = 0
@@ -41,6 +45,23 @@ class Batch:
         if error is not None and self.error is None:
             self.error = str(error)
         self.unsettled -= 1
+
+
+class Arrivals:
+    """What has arrived since the start: lines, their bytes, and how old they were. `epoch` is the wall clock."""
+
+    def __init__(self, epoch: Callable[[], float]) -> None:
+        self.lines = 0
+        self.bytes = 0
+        self.ages = Histogram("mailspan_record_age_seconds")
+        self._epoch = epoch
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch that has arrived whole."""
+        count = len(batch.lines)
+        self.lines += count
+        self.bytes += sum(map(len, batch.lines))
+        self.ages.observe(self._epoch() - batch.read, count)
 
 
 class RawTopic(Protocol):

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mailspan.wire import Reading
-    from producers.shipping import RawTopic
+    from producers.shipping import Arrivals, RawTopic
+    from producers.tail import Clock
 
 _READ_BYTES = 1 << 17
 _MOST_BYTES_UNDER_WAY = 32 << 20
@@ -34,22 +35,27 @@ class Stdin:
         descriptor: int,
         topic: RawTopic,
         reading: Callable[[], Reading],
-        steady: Callable[[], float],
+        clock: Clock,
         report: Callable[[str], None],
     ) -> None:
         self.is_ended = False
         """Whether the stream is at its end; what is under way may still arrive."""
         self._descriptor = descriptor
-        self._outbox = Outbox(topic, steady, report, _MOST_BYTES_UNDER_WAY)
+        self._outbox = Outbox(topic, clock, report, _MOST_BYTES_UNDER_WAY)
         self._reading = reading
         self._splitter = Splitter()
         self._head = b""
         self._wrapper = find_wrapper(b"")
 
     @property
-    def lines(self) -> int:
-        """How many lines have arrived."""
-        return self._outbox.lines
+    def arrived(self) -> Arrivals:
+        """What has arrived."""
+        return self._outbox.arrived
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes of what was read have not arrived."""
+        return self._outbox.held_bytes
 
     @property
     def is_settled(self) -> bool:
@@ -89,4 +95,5 @@ class Stdin:
                 rest = self._wrapper.last_lines(self._splitter.end)
                 found = Lines(found.lines + rest.lines, found.starts + rest.starts, rest.end)
         if found.lines:
-            self._outbox.add(Batch(found, encode_reading(self._reading())))
+            reading = self._reading()
+            self._outbox.add(Batch(found, encode_reading(reading), reading.read))

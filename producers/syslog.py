@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
 
-    from producers.shipping import RawTopic
+    from producers.shipping import Arrivals, RawTopic
     from producers.tail import Clock
 
 _MOST_BYTES_UNDER_WAY = 16 << 20
@@ -123,7 +123,7 @@ class SyslogServer:
         self._settings = settings
         self._limits = settings.limits
         self._clock = clock
-        self._outbox = Outbox(topic, clock.steady, report, _MOST_BYTES_UNDER_WAY, _LINE_COST_BYTES)
+        self._outbox = Outbox(topic, clock, report, _MOST_BYTES_UNDER_WAY, _LINE_COST_BYTES)
         self._report = report
         self._notes = Notes(report, clock.steady)
         self._listeners = list(listeners)
@@ -156,9 +156,14 @@ class SyslogServer:
         return self._is_paused
 
     @property
-    def lines_arrived(self) -> int:
-        """How many lines Kafka has."""
-        return self._outbox.lines
+    def arrived(self) -> Arrivals:
+        """What Kafka has."""
+        return self._outbox.arrived
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes are held until they have arrived, with what lines cost besides."""
+        return self._outbox.held_bytes
 
     @property
     def lines_under_way(self) -> int:
@@ -430,7 +435,8 @@ class SyslogServer:
         self.counts.lines[kind] += len(lines)
         first, end = self._end_offset, self._end_offset + len(lines)
         self._end_offset = end
-        self._outbox.add(Batch(Lines(lines, list(range(first, end)), end), reading))
+        found = Lines(lines, list(range(first, end)), end)
+        self._outbox.add(Batch(found, reading, int(self._clock.epoch())))
 
     def _encode(self, observer: str) -> bytes:
         now = int(self._clock.epoch())

@@ -22,7 +22,7 @@ from mailspan.inputs.identity import HEAD_BYTES
 from mailspan.inputs.streams import DamagedError
 from mailspan.wire import Reading, encode_reading
 from producers.rotation import bases, is_rotated, unpacked
-from producers.shipping import Batch, RawTopic, SendError
+from producers.shipping import Arrivals, Batch, RawTopic, SendError
 from producers.state_folder import StateError
 from producers.tailed import OpenFile, TailedFile, TruncatedError
 
@@ -111,6 +111,7 @@ class Tail:
         report: Callable[[str], None],
     ) -> None:
         self.counts = TailCounts()
+        self.arrived = Arrivals(clock.epoch)
         self._settings = settings
         self._checkpoint = checkpoint
         self._topic = topic
@@ -205,6 +206,11 @@ class Tail:
         return True
 
     @property
+    def open_files(self) -> int:
+        """How many files are open."""
+        return sum(len(log.files) for log in self._logs.values())
+
+    @property
     def known(self) -> int:
         """How many generations are remembered."""
         return len(self._generations)
@@ -234,7 +240,7 @@ class Tail:
         for file in (*self._files(), *self._leaving):
             if not file.is_settled:
                 before = file.generation.offset
-                fault = file.collect() or fault
+                fault = file.collect(self.arrived) or fault
                 if file.generation.offset != before:
                     self._backoff = _FIRST_BACKOFF_SECONDS
         if self._leaving:
@@ -252,7 +258,7 @@ class Tail:
             self._report(f"{file.path}: lines behind offset {file.generation.offset} cannot be read again")
         self._leaving.clear()
         for file in self._files():
-            file.collect()
+            file.collect(self.arrived)
             try:
                 file.rewind()
             except (OSError, DamagedError) as error:
@@ -316,7 +322,7 @@ class Tail:
     def _leave(self, log: _Log, file: TailedFile) -> None:
         log.files.remove(file)
         file.close()
-        file.collect()
+        file.collect(self.arrived)
         if not file.is_settled:
             self._leaving.append(file)
 
@@ -337,7 +343,7 @@ class Tail:
             input="tail",
             observer=self._settings.observer,
         )
-        self._held = Batch(found, encode_reading(reading))
+        self._held = Batch(found, encode_reading(reading), reading.read)
         file.hand_out(self._held)
         self._send_held()
 

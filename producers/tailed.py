@@ -21,7 +21,7 @@ from producers.wrappers import find_wrapper
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from producers.shipping import Batch
+    from producers.shipping import Arrivals, Batch
 
 
 class TruncatedError(Exception):
@@ -176,11 +176,13 @@ class TailedFile:
         """Remember a batch of its lines until it has arrived."""
         self._batches.append(batch)
 
-    def collect(self) -> str | None:
-        """Move the offset over what has arrived; return why a batch failed, if one did."""
+    def collect(self, arrived: Arrivals) -> str | None:
+        """Move the offset over what has arrived, and count it; return why a batch failed, if one did."""
         batches = self._batches
         while batches and not batches[0].unsettled and batches[0].error is None:
-            self.generation.offset = max(self.generation.offset, batches.popleft().end)
+            batch = batches.popleft()
+            self.generation.offset = max(self.generation.offset, batch.end)
+            arrived.add(batch)
         return next((each.error for each in batches if each.error is not None), None)
 
     def rewind(self) -> None:

@@ -373,7 +373,7 @@ def topic(request: pytest.FixtureRequest, site: Site) -> Iterator[RawTopic]:
 def batch_of(first: int, last: int) -> Batch:
     found = lines(first, last)
     reading = encode_reading(Reading("0123456789abcdef", 0, 0, "own"))
-    return Batch(Lines(found, list(range(first, last)), last), reading)
+    return Batch(Lines(found, list(range(first, last)), last), reading, 0)
 
 
 def test_a_topic_takes_reports_and_is_full(topic: RawTopic) -> None:

@@ -26,7 +26,7 @@ class Pipe:
         self.now = 0.0
         self.reports: list[str] = []
         reading = Reading("0123456789abcdef", 1, 1, "own", input="stdin")
-        self.stream = Stdin(reading_end, topic, lambda: reading, self._steady, self.reports.append)
+        self.stream = Stdin(reading_end, topic, lambda: reading, Clock(self._steady, time.time), self.reports.append)
 
     def _steady(self) -> float:
         self.now += 0.25

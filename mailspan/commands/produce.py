@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING
 
 from mailspan.commands import produce_journal, produce_syslog
 from mailspan.commands.logs import EXIT_DONE, EXIT_FILE_FAILED, read_zone
-from mailspan.commands.producing import END_SECONDS, IDLE_SECONDS, TOLD_SECONDS, say
+from mailspan.commands.producing import END_SECONDS, IDLE_SECONDS, TOLD_SECONDS, Surroundings, say
+from mailspan.commands.serving import serving
 from mailspan.commands.stopping import Stop
 from mailspan.errors import UsageError
 from mailspan.inputs.limits import allow_open_files
 from mailspan.line_key import LineKeys
 from mailspan.wire import Reading
+from producers import figures
 from producers.checkpoint import Checkpoint
 from producers.kafka import KafkaTopic
 from producers.state_folder import StateFolder
@@ -56,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Produce until told to stop; return 0, or 3 where lines of standard input did not arrive.
 
-    Raises UsageError, StateError and KafkaUseError.
+    Raises UsageError, ServeError, StateError and KafkaUseError.
     """
     if (args.input == "tail") != bool(args.patterns):
         raise UsageError("tail needs files or patterns" if args.input == "tail" else f"{args.input} takes no files")
@@ -77,23 +79,29 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = Checkpoint(folder) if args.input == "tail" else None
     journal_state = StateFolder(folder, produce_journal.STATE_NAME) if args.input == "journal" else None
     keys = LineKeys(host, args.settings.partitions, args.settings.host_aliases)
-    topic = KafkaTopic(args.settings, keys, say)
-    try:
-        if checkpoint is not None:
-            settings = TailSettings(args.patterns, host, zone, own, backfill=args.backfill)
-            return _run_tail(Tail(settings, checkpoint, topic, clock, say), topic, stop, once=args.once)
-        if journal_state is not None:
-            return produce_journal.run(args, journal_state, topic, clock, stop, host=host, observer=own)
-        if addresses:
-            return produce_syslog.run(args, addresses, topic, clock, stop, host=host, zone=zone, observer=own)
-        return _run_stdin(topic, host, zone, stop)
-    finally:
-        topic.close()
+    with serving(args.settings.metrics_address, figures.STAGE, stop, say) as served:
+        topic = KafkaTopic(args.settings, keys, say)
+        served.is_ready = lambda: True  # a broker has answered; where it goes away, lines wait at their source
+        around = Surroundings(topic, clock, stop, served)
+        try:
+            if checkpoint is not None:
+                settings = TailSettings(args.patterns, host, zone, own, backfill=args.backfill)
+                return _run_tail(Tail(settings, checkpoint, topic, clock, say), around, once=args.once)
+            if journal_state is not None:
+                return produce_journal.run(args, journal_state, around, host=host, observer=own)
+            if addresses:
+                return produce_syslog.run(args, addresses, around, host=host, zone=zone, observer=own)
+            return _run_stdin(around, host, zone)
+        finally:
+            topic.close()
 
 
-def _run_tail(tail: Tail, topic: KafkaTopic, stop: Stop, *, once: bool) -> int:
+def _run_tail(tail: Tail, around: Surroundings, *, once: bool) -> int:
+    topic, stop = around.topic, around.stop
+    around.served.figures = lambda: figures.of_tail(tail, topic)
     told_at = time.monotonic()
     while not stop.is_set:
+        around.served.turn()
         if not tail.step():
             if once and tail.is_idle and time.monotonic() >= tail.resume_at:
                 tail.flush_ends()
@@ -114,22 +122,24 @@ def _run_tail(tail: Tail, topic: KafkaTopic, stop: Stop, *, once: bool) -> int:
     return EXIT_FILE_FAILED if once and (tail.counts.faults or behind_at_end) else EXIT_DONE
 
 
-def _run_stdin(topic: KafkaTopic, host: str, zone: str, stop: Stop) -> int:
+def _run_stdin(around: Surroundings, host: str, zone: str) -> int:
     generation, observer = token_hex(8), socket.gethostname()
 
     def reading() -> Reading:
         now = int(time.time())
         return Reading(generation, now, now, host, zone, "stdin", observer)
 
-    stream = Stdin(sys.stdin.fileno(), topic, reading, time.monotonic, say)
-    while not stop.is_set and not (stream.is_ended and stream.is_settled):
+    stream = Stdin(sys.stdin.fileno(), around.topic, reading, around.clock, say)
+    around.served.figures = lambda: figures.of_stdin(stream, around.topic)
+    while not around.stop.is_set and not (stream.is_ended and stream.is_settled):
+        around.served.turn()
         stream.step(IDLE_SECONDS)
     deadline = time.monotonic() + END_SECONDS
     while not stream.is_settled and time.monotonic() < deadline:
         stream.step(IDLE_SECONDS, is_reading=False)
     lost = stream.lines_under_way
     if lost:
-        say(f"stopped; lines={stream.lines} not_arrived={lost}")
+        say(f"stopped; lines={stream.arrived.lines} not_arrived={lost}")
         return EXIT_FILE_FAILED
     return EXIT_DONE
 

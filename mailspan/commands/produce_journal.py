@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 from mailspan.commands.logs import EXIT_DONE, EXIT_FILE_FAILED
 from mailspan.commands.producing import END_SECONDS, IDLE_SECONDS, TOLD_SECONDS, say
 from mailspan.errors import UsageError
+from producers import figures
 from producers.journal import STATE_NAME, Journal, JournalSettings
 
 if TYPE_CHECKING:
     import argparse
 
-    from mailspan.commands.stopping import Stop
-    from producers.shipping import RawTopic
+    from mailspan.commands.producing import Surroundings
     from producers.state_folder import StateFolder
-    from producers.tail import Clock
 
 __all__ = ["STATE_NAME", "add_arguments", "check", "run"]
 
@@ -40,9 +39,7 @@ def check(args: argparse.Namespace) -> None:
 def run(
     args: argparse.Namespace,
     state: StateFolder,
-    topic: RawTopic,
-    clock: Clock,
-    stop: Stop,
+    around: Surroundings,
     *,
     host: str,
     observer: str,
@@ -56,10 +53,12 @@ def run(
         directory=Path(args.directory) if args.directory else None,
         is_followed=not args.once,
     )
-    journal = Journal(settings, state, topic, clock, say)
+    journal = Journal(settings, state, around.topic, around.clock, say)
+    around.served.figures = lambda: figures.of_journal(journal, around.topic)
     told_at = time.monotonic()
     try:
-        while not stop.is_set and not (journal.is_ended and journal.is_settled):
+        while not around.stop.is_set and not (journal.is_ended and journal.is_settled):
+            around.served.turn()
             journal.step(IDLE_SECONDS)
             if time.monotonic() - told_at >= TOLD_SECONDS:
                 told_at = time.monotonic()
@@ -75,4 +74,6 @@ def run(
 
 def _tell(journal: Journal, before: str = "") -> None:
     counts = journal.counts
-    say(f"{before}lines={counts.lines} passed_over={counts.passed_over.total()} lost_cursors={counts.lost_cursors}")
+    say(
+        f"{before}lines={journal.arrived.lines} passed_over={counts.passed_over.total()} lost_cursors={counts.lost_cursors}"
+    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mailspan.commands.logs import EXIT_DONE, EXIT_FILE_FAILED
 from mailspan.commands.producing import END_SECONDS, IDLE_SECONDS, TOLD_SECONDS, say
 from mailspan.errors import UsageError
+from producers import figures
 from producers.syslog import Listener, SyslogLimits, SyslogServer, SyslogSettings
 from producers.syslog_sockets import Address, ListenError, listen, read_address, tls_context
 
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Sequence
 
-    from mailspan.commands.stopping import Stop
-    from producers.shipping import RawTopic
-    from producers.tail import Clock
+    from mailspan.commands.producing import Surroundings
 
 _KINDS = ("udp", "tcp", "tls")
 _TLS_FILES = ("cert", "key", "client_ca")
@@ -72,9 +71,7 @@ def check(args: argparse.Namespace) -> list[Address]:
 def run(
     args: argparse.Namespace,
     addresses: Sequence[Address],
-    topic: RawTopic,
-    clock: Clock,
-    stop: Stop,
+    around: Surroundings,
     *,
     host: str,
     zone: str,
@@ -89,9 +86,11 @@ def run(
         context = tls_context(Path(args.cert), Path(args.key), Path(args.client_ca) if args.client_ca else None)
     limits = {field: getattr(args, name) for name, (field, _) in _LIMITS.items() if getattr(args, name) is not None}
     settings = SyslogSettings(host, zone, observer, args.log_host or "", SyslogLimits(**limits))
-    server = SyslogServer(_open(addresses, context), topic, settings, clock, say)
+    server = SyslogServer(_open(addresses, context), around.topic, settings, around.clock, say)
+    around.served.figures = lambda: figures.of_syslog(server, around.topic)
     told_at = time.monotonic()
-    while not stop.is_set:
+    while not around.stop.is_set:
+        around.served.turn()
         server.step(IDLE_SECONDS)
         if time.monotonic() - told_at >= TOLD_SECONDS:
             told_at = time.monotonic()
@@ -123,7 +122,7 @@ def _open(addresses: Sequence[Address], context: ssl.SSLContext | None) -> list[
 def _tell(server: SyslogServer, before: str = "") -> None:
     counts = server.counts
     say(
-        f"{before}lines={server.lines_arrived} connections={server.open_connections}"
+        f"{before}lines={server.arrived.lines} connections={server.open_connections}"
         f" dropped_datagrams={counts.dropped_datagrams + counts.kernel_drops} cut={counts.cut_frames}"
         f" truncated={counts.truncated_frames} refused={counts.refused.total()} closed={counts.closed.total()}"
     )
