@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from mailspan.wire import Reading
 from producers.stdin import Stdin
+from producers.tail import Clock
 from tests.memory_topic import MemoryTopic
 
 if TYPE_CHECKING:

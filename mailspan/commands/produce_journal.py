@@ -73,7 +73,5 @@ def run(
 
 
 def _tell(journal: Journal, before: str = "") -> None:
-    counts = journal.counts
-    say(
-        f"{before}lines={journal.arrived.lines} passed_over={counts.passed_over.total()} lost_cursors={counts.lost_cursors}"
-    )
+    lines, counts = journal.arrived.lines, journal.counts
+    say(f"{before}lines={lines} passed_over={counts.passed_over.total()} lost_cursors={counts.lost_cursors}")
