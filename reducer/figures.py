@@ -52,9 +52,9 @@ class Figures:
         self._documents = self._withdrawn = self._state_bytes = 0
         self._places: dict[int, _Place] = {}
 
-    def begin(self, number: int, offset: int) -> None:
-        """Take note that a partition runs, from an offset on."""
-        self._places[number] = _Place(offset, 0.0)
+    def begin(self, number: int, offset: int, end: int) -> None:
+        """Take note that a partition runs, from an offset on, and where it ends now."""
+        self._places[number] = _Place(offset, self._epoch() if offset >= end else 0.0)
 
     def settle(self, partitions: Mapping[int, Partition], outputs: Mapping[int, Output]) -> None:
         """Count what a commit has settled."""

@@ -263,7 +263,7 @@ class Loop:
         partition.offset = self._place(number, partition.offset if META in state else None, *found)
         if self._kafka.seek(number, partition.offset):
             self._partitions[number], self._parts[number] = partition, parts
-            self._figures.begin(number, partition.offset)
+            self._figures.begin(number, partition.offset, found[1])
             self._figures.restores.observe(time.monotonic() - self._waiting.pop(number))
 
     def _place(self, number: int, offset: int | None, low: int, high: int) -> int:

@@ -15,7 +15,7 @@ import platform
 import time
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -31,7 +31,6 @@ from mailspan.metrics import AGE, COUNTER, Distribution, Figure, check
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from mailspan.commands.stopping import Stop
     from mailspan.metrics import Metric
 
     Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
@@ -45,10 +44,16 @@ class ServeError(MailspanError):
     """The port of the metrics cannot be opened."""
 
 
+class Asked(Protocol):
+    """Who knows when a loop last asked whether to stop: mailspan.commands.stopping.Stop."""
+
+    asked_at: float
+
+
 class Served(Collector):
     """What a command shows of itself. Its loop calls `turn`; `figures` and `is_ready` are asked in there only."""
 
-    def __init__(self, stage: str, stop: Stop) -> None:
+    def __init__(self, stage: str, stop: Asked) -> None:
         self.figures: Callable[[], Iterable[Figure]] = tuple
         self.is_ready: Callable[[], bool] = bool
         self.is_shown = False
@@ -140,7 +145,9 @@ def _add(family: Family, metric: Metric, figure: Figure) -> None:
 
 
 @contextmanager
-def serving(address: tuple[str, int] | None, stage: str, stop: Stop, report: Callable[[str], None]) -> Iterator[Served]:
+def serving(
+    address: tuple[str, int] | None, stage: str, stop: Asked, report: Callable[[str], None]
+) -> Iterator[Served]:
     """Serve at `address`, nothing where it is None, until the block ends. Raises ServeError."""
     served = Served(stage, stop)
     if address is None:
@@ -155,7 +162,7 @@ def serving(address: tuple[str, int] | None, stage: str, stop: Stop, report: Cal
         raise ServeError(f"MAILSPAN_METRICS_ADDRESS: {shown}:{port} cannot be listened at ({fault})") from None
     report(f"metrics at http://{shown}:{listener.getsockname()[1]}/metrics")
     served.start()
-    server = HttpServer(listener, served.answer)
+    server = HttpServer(listener, served.answer, report)
     try:
         yield served
     finally:

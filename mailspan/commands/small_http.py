@@ -64,11 +64,18 @@ class _Connection:
 
 
 class HttpServer:
-    """Serves `listener`, which it owns, in a thread of its own; `find` returns the answer to a path, None for none."""
+    """Serves `listener`, which it owns, in a thread of its own; `find` returns the answer to a path, None for none.
 
-    def __init__(self, listener: socket.socket, find: Callable[[str], Answer | None]) -> None:
+    Where `find` raises something, that is a fault of ours: the answer is an error, and `report` is told, once.
+    """
+
+    def __init__(
+        self, listener: socket.socket, find: Callable[[str], Answer | None], report: Callable[[str], None]
+    ) -> None:
         self._listener = listener
         self._find = find
+        self._report = report
+        self._told = ""
         self._connections: dict[_Connection, None] = {}  # the oldest first
         self._paused_until: float | None = None
         self._is_closing = False
@@ -78,6 +85,11 @@ class HttpServer:
         self._selector.register(listener, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
         self._thread.start()
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections there are."""
+        return len(self._connections)
 
     def close(self) -> None:
         """End the thread and close everything."""
@@ -168,8 +180,18 @@ class HttpServer:
             return _shown(_plain(HTTPStatus.BAD_REQUEST))
         if words[0] not in {"GET", "HEAD"}:
             return _shown(_plain(HTTPStatus.METHOD_NOT_ALLOWED))
-        found = self._find(words[1].partition("?")[0])
-        return _shown(found or _plain(HTTPStatus.NOT_FOUND), with_body=words[0] == "GET")
+        found = self._find_safely(words[1].partition("?")[0]) or _plain(HTTPStatus.NOT_FOUND)
+        return _shown(found, with_body=words[0] == "GET")
+
+    def _find_safely(self, path: str) -> Answer | None:
+        try:
+            return self._find(path)
+        except Exception as error:  # noqa: BLE001 - it must not end the thread
+            fault = f"{path} cannot be shown ({type(error).__name__}: {error})"
+            if fault != self._told:
+                self._told = fault
+                self._report(fault)
+            return _plain(HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def _plain(status: HTTPStatus) -> Answer:
