@@ -18,7 +18,7 @@ INPUTS ?= 1000000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types accept facts fuzz bench bench-all bench-open bench-search bench-kafka bench-sink bench-freshness compiled kafka elasticsearch tail-property chaos chaos-chain lock clean
+.PHONY: help run test check lint format types accept docs facts fuzz bench bench-all bench-open bench-search bench-kafka bench-sink bench-freshness compiled kafka elasticsearch tail-property chaos chaos-chain lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -73,6 +73,9 @@ types: .venv/.dev ## mypy, strict
 
 accept: .venv/.dev ## rewrite the golden expectations; review the diff
 	@$(BIN)/python -m tests.golden --accept
+
+docs: .venv/.dev ## rewrite the tables in the docs that are made from the code
+	@$(BIN)/python -m tests.metrics_page
 
 facts: .venv/.dev ## compare the lab logs with every fact known of their mail
 	@$(BIN)/python -m tests.facts $(ARGS)
