@@ -92,6 +92,18 @@ def test_one_file_imports_the_elasticsearch_client() -> None:
     assert users == ["sink/elasticsearch.py"]
 
 
+def test_one_file_imports_the_client_of_prometheus() -> None:
+    users = [
+        path
+        for path in FILES
+        if any(
+            name.partition(".")[0] == "prometheus_client"
+            for name in imported(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+        )
+    ]
+    assert users == ["mailspan/commands/serving.py"]
+
+
 FILES = sorted(
     str(path.relative_to(ROOT))
     for top in ("mailspan", "producers", "reducer", "sink", "search")

@@ -23,7 +23,8 @@ from mailspan.inputs.lines import split_lines
 from mailspan.record import Ignored, Record, Unparsed
 from mailspan.terminal import sanitise_json
 from mailspan.transaction import MAX_LINKS
-from reducer.assembler import Assembler
+from reducer.assembler import Assembler, Sizes
+from reducer.snapshot import is_unwritten
 from search.output import Layout, json_line, text_form
 from sink.terms import terms_of
 
@@ -161,6 +162,18 @@ def as_stored(every: Iterable[Transaction]) -> dict[str, bytes]:
     return {identity: encoded for identity, (_, encoded) in store.items()}
 
 
+def check_memory(assembler: Assembler) -> None:
+    """Raise where what waits to be written is kept packed, where it would be forgotten, or sizes are wrong."""
+    hosts = list(assembler._hosts.values())  # noqa: SLF001 - what is kept is nobody else's affair
+    found = [each for host in hosts for each in host.transactions.values()]
+    packed = [each for each in found if isinstance(each, bytes)]
+    if any(is_unwritten(each) for each in packed):
+        raise AssertionError("what waits to be written is kept packed")
+    expected = Sizes(len(hosts), len(found), len(found) - len(packed), sum(map(len, packed)))
+    if assembler.sizes != expected:
+        raise AssertionError(f"sizes are {assembler.sizes}, and should be {expected}")
+
+
 def in_parts(records: Sequence[Record], chance: random.Random) -> dict[str, bytes]:
     """Return what a store holds after several runs, each from the stored state, with commits of what is urgent."""
     state: dict[str, bytes] = {}
@@ -172,6 +185,7 @@ def in_parts(records: Sequence[Record], chance: random.Random) -> dict[str, byte
         for record in records[at : at + size]:
             assembler.apply(record)
         at += size
+        check_memory(assembler)
         changes = assembler.changed(urgent_only=at < len(records) and chance.random() < 0.7)
         for identity in changes.withdrawn:
             store.pop(identity, None)
