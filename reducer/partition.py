@@ -114,8 +114,9 @@ class Partition:
         self.offset = 0
         """The offset of the next record to apply."""
         self.counts = Counts()
-        """What was counted since `take_counts`; `read` without the lines that were read at the last second."""
+        """What was counted since `take_counts`; `read` and `last_read` are up to date only then."""
         self._noted = 0
+        self._reading: Reading | None = None  # that of the last line
         self._options = options
         placement = Placement(number, partitions)
         self._strangers = placement.strangers
@@ -148,8 +149,8 @@ class Partition:
         """
         self.offset = offset + 1
         counts = self.counts
-        if reading.read != counts.last_read:
-            self._note_read(reading.read)
+        if reading is not self._reading:
+            self._note_read(reading)
         counts.lines += 1
         counts.bytes += len(value)
         generation = reading.generation
@@ -182,16 +183,17 @@ class Partition:
     def take_counts(self) -> Counts:
         """Return what was counted since the last call, and begin anew."""
         taken = self.counts
-        self._note_read(taken.last_read)
+        self._note_read(self._reading)
         self.counts, self._noted = Counts(last_read=taken.last_read), 0
         return taken
 
-    def _note_read(self, second: int) -> None:
+    def _note_read(self, next_reading: Reading | None) -> None:
         """Count the lines since the last call under the second at which they were read; the next ones have another."""
         counts = self.counts
-        if counts.lines > self._noted:
+        if self._reading is not None and counts.lines > self._noted:
+            counts.last_read = self._reading.read
             counts.read[counts.last_read] += counts.lines - self._noted
-        self._noted, counts.last_read = counts.lines, second
+        self._reading, self._noted = next_reading, counts.lines
 
     @property
     def sizes(self) -> Sizes:

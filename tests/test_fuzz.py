@@ -10,7 +10,9 @@ import pytest
 
 from mailspan.document import documents
 from mailspan.record import Record
+from reducer import host
 from reducer.assembler import Assembler
+from tests.facts import CORPUS
 from tests.fuzz.__main__ import check, failure_of, main, make_smaller
 from tests.fuzz.checks import Broken, as_stored, check_lines, check_transaction, faults_of, in_parts, new_parser
 from tests.fuzz.lines import BLOCK_LINES, Source, encode
@@ -118,6 +120,17 @@ def test_a_failure_is_made_small_and_can_be_checked_again(tmp_path: Path, capsys
 def test_what_a_store_holds_is_the_fuller_document() -> None:
     records = [result for result in map(new_parser().parse, LINES) if isinstance(result, Record)]
     assert in_parts(records, random.Random(1)) == as_stored([transaction()])  # noqa: S311  reproducible
+
+
+@pytest.mark.parametrize("name", ["edge1.mail.log", "osm.mail.log"])
+def test_nothing_that_waits_to_be_written_is_kept_packed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There it could be forgotten unseen; where the host does not look whether a transaction waits, that happens."""
+    lines = (CORPUS / name).read_text(encoding="utf-8", errors="backslashreplace").splitlines()[:1500]
+    records = [result for result in map(new_parser().parse, lines) if isinstance(result, Record)]
+    in_parts(records, random.Random(1))  # noqa: S311  reproducible
+    monkeypatch.setattr(host, "waits", lambda _: False)
+    with pytest.raises(Broken, match="kept packed"):
+        in_parts(records, random.Random(1))  # noqa: S311  reproducible
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from tests.chaos.fleet import PARTITIONS, Child, Fleet
 from tests.chaos.oracle import expected, judge, newest, settle
 from tests.kafka_site import set_up
 from tests.librdkafka import send_header
+from tests.scraping import free_port, get, scrape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -364,6 +365,8 @@ def test_it_waits_for_a_broker_that_is_away_and_ends_when_told_to(mortal_broker:
         set_up(fleet.environment())
         reducer = reducers(fleet)[0]
         reducer.environment["MAILSPAN_COMMIT_INTERVAL_SECONDS"] = "4"
+        port = free_port()
+        reducer.environment["MAILSPAN_METRICS_ADDRESS"] = f":{port}"
         reducer.start()
         send(fleet, "raw", b"mx1", mails(0, 20))
         wait_for(lambda: len(newest(fleet)) == 20)
@@ -372,6 +375,9 @@ def test_it_waits_for_a_broker_that_is_away_and_ends_when_told_to(mortal_broker:
             send(fleet, "raw", b"mx1", mails(20, 40))
         broker.kill()
         wait_for(lambda: "no Kafka broker answers" in reducer.log.read_text())
+        turned = scrape(port).value("mailspan_heartbeat_timestamp_seconds", stage="reduce")
+        assert time.time() - turned < 4  # it says so after 5 s: while it waits it is alive
+        assert get(port, "/livez")[0] == 200
         broker.start()
         send(fleet, "raw", b"mx1", mails(40, 60))
         wait_for(lambda: len(newest(fleet)) == 60)

@@ -168,10 +168,10 @@ def check_memory(assembler: Assembler) -> None:
     found = [each for host in hosts for each in host.transactions.values()]
     packed = [each for each in found if isinstance(each, bytes)]
     if any(is_unwritten(each) for each in packed):
-        raise AssertionError("what waits to be written is kept packed")
+        raise Broken("what waits to be written is kept packed")
     expected = Sizes(len(hosts), len(found), len(found) - len(packed), sum(map(len, packed)))
     if assembler.sizes != expected:
-        raise AssertionError(f"sizes are {assembler.sizes}, and should be {expected}")
+        raise Broken(f"sizes are {assembler.sizes}, and should be {expected}")
 
 
 def in_parts(records: Sequence[Record], chance: random.Random) -> dict[str, bytes]:
