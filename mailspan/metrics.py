@@ -21,8 +21,9 @@ LABELS = {
     "program": "a program of the grammar (`postfix/smtpd`, `sendmail`, `exim`, …), a logger, or `other`",
     "python": "the version of Python",
     "reason": "one of the program's own words; the reasons for lines are those of `mailspan parse --stats`",
-    "stage": "produce or reduce",
-    "state": "`running`, or `restoring`: its stored state is being read",
+    "result": "`indexed`; `superseded`: as new or newer a version is there; `expired`: of a day that is not kept; `dead_letters`; `withdrawn`",
+    "stage": "produce, reduce or sink",
+    "state": "`running`, or `restoring`: its stored state is being read (a sink: where to begin is being looked for)",
     "transport": "udp, tcp or tls",
     "version": "the version of mailspan",
 }
@@ -104,6 +105,9 @@ METRICS = (
     Metric("mailspan_reducer_unpacked_transactions", GAUGE, (), "those of them that are not packed, which takes some ten times the memory"),
     Metric("mailspan_reducer_state_bytes", GAUGE, (), "bytes of the packed ones"),
     Metric("mailspan_reducer_hosts", GAUGE, (), "hosts that something is kept of"),
+    # the sink; counted when offsets are passed
+    Metric("mailspan_sink_records_total", COUNTER, (), "records of mail.transactions that are settled: the sum of all results"),
+    Metric("mailspan_sink_results_total", COUNTER, ("result",), "what became of them"),
 )
 # fmt: on
 """The list."""

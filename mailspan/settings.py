@@ -234,7 +234,7 @@ class Settings:
     metrics_address: tuple[str, int] | None = _setting(
         None,
         _address,
-        "Where /metrics, /livez and /readyz of a producer or reducer are served; empty means nowhere.",
+        "Where /metrics, /livez and /readyz of a producer, reducer or sink are served; empty means nowhere.",
         "HOST:PORT, [IPV6]:PORT, or :PORT, which is this machine's loopback address",
     )
     elasticsearch_url: str = _setting(

@@ -26,11 +26,12 @@ from mailspan.dead_letter import DeadLetter, Source, headers_in, headers_of
 from mailspan.errors import MailspanError, UsageError
 from mailspan.kafka_faults import Faults
 from mailspan.kafka_settings import FIXED
+from mailspan.metrics import Figure
 from mailspan.topics import DEAD_LETTER, TRANSACTIONS, topic_name
 from sink.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 GROUP = "mailspan-sink"
 STAGE = "sink"
@@ -92,6 +93,8 @@ class SinkKafka:
         self._faults = Faults(self._servers)
         self._producer_faults = Faults(self._servers)
         self._is_away = False
+        self._is_member = False  # of the group: partitions were assigned, perhaps none
+        self._rebalances = 0
         self._owned: set[int] = set()  # those that run, or are paused
         self._is_paused = False
         self._held: list[Message] = []
@@ -127,6 +130,17 @@ class SinkKafka:
             self._admin = AdminClient(quiet)
         except KafkaException as error:
             raise UsageError(f"MAILSPAN_KAFKA_OPTIONS: {error.args[0].str()}") from None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has joined the group, and all partitions that it has run."""
+        return self._is_member and not self._waiting
+
+    def figures(self) -> Iterator[Figure]:
+        """Yield what metrics show of its membership."""
+        yield Figure("mailspan_partitions", len(self._owned), (STAGE, "running"))
+        yield Figure("mailspan_partitions", len(self._waiting), (STAGE, "restoring"))
+        yield Figure("mailspan_rebalances_total", self._rebalances, (STAGE,))
 
     def start(self) -> None:
         """Look whether the topics are there and join the group. Raises SinkError."""
@@ -323,6 +337,8 @@ class SinkKafka:
             )
 
     def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._is_member = True
+        self._rebalances += 1
         numbers = [place.partition for place in places]
         if numbers:
             # Where to begin is asked later, and looked at: what is gone must not be passed over in silence.
@@ -332,6 +348,7 @@ class SinkKafka:
         self._waiting.update(numbers)
 
     def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._rebalances += 1
         for place in places:
             # Whoever has it now reads again what is not committed: versions make that harmless.
             self._owned.discard(place.partition)

@@ -13,12 +13,14 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from mailspan.metrics import Figure
 from mailspan.repeats import Repeats
 from sink.bulk import Verdict
+from sink.kafka import STAGE
 from sink.records import plan, settled_offsets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import date
 
     from sink.elasticsearch_writer import ElasticsearchWriter
@@ -86,6 +88,8 @@ class Loop:
         self._report = report
         self.counts: Counter[str] = Counter()
         """What became of all records whose offsets were passed: `records` is the sum of the others."""
+        self.turned: Callable[[], None] = lambda: None
+        """Called at each turn; in there, `figures` may be asked."""
         self._dead = Repeats(
             "a document cannot be indexed, it goes to the dead letters",
             "documents cannot be indexed, they go to the dead letters",
@@ -103,8 +107,18 @@ class Loop:
         finally:
             self._kafka.close()
 
+    def figures(self) -> Iterator[Figure]:
+        """Yield what its metrics show now; to be asked between two steps."""
+        records, *results = COUNTED
+        yield Figure("mailspan_sink_records_total", self.counts[records])
+        for result in results:
+            yield Figure("mailspan_sink_results_total", self.counts[result], (result,))
+        yield Figure("mailspan_dead_letters_total", self.counts["dead_letters"], (STAGE, "record refused"))
+        yield from self._kafka.figures()
+
     def step(self) -> None:
         """Gather and settle one batch."""
+        self.turned()
         records = self._kafka.gather(MOST_RECORDS, MOST_BYTES, GATHER_SECONDS)
         self._dead.tell(time.monotonic())
         if not records:

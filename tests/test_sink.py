@@ -15,7 +15,8 @@ from mailspan.dead_letter import Source, read_headers
 from tests.chain import Chain, record
 from tests.jars import free_port
 from tests.kafka_reading import read_messages
-from tests.kafka_site import wait_until
+from tests.kafka_site import PARTITIONS, wait_until
+from tests.scraping import get, is_answering, scrape
 from tests.scripted_http import Asked, Reply, scripted_http
 from tests.search_documents import all_documents, document, pages
 
@@ -121,6 +122,29 @@ def test_a_document_that_the_server_refuses_is_buried_with_the_servers_reason(ch
     (letter,) = read_messages(chain.address, f"{chain.prefix}.dead-letter")
     assert "subject" in read_headers(letter.headers()).reason
     assert orjson.loads(letter.value() or b"") == bad
+
+
+def test_what_it_shows_balances_to_the_record(chain: Chain) -> None:
+    """Documents = indexed + superseded + expired + dead letters + withdrawn, counted as the offsets are passed."""
+    kept = numbered(3)
+    old = document(queue_id="OLD", date="2001-03-09T06:00:00.000Z", updated="2001-03-09T06:00:00.000Z")
+    chain.send([*map(record, (*kept, kept[0], old)), (b"key", b"no json"), (kept[1]["id"].encode(), None)])
+    port = free_port()
+    with chain.sink(METRICS_ADDRESS=f":{port}", RETENTION_DAYS="5000") as sink:
+        wait_until(lambda: is_answering(port) and scrape(port).total("mailspan_sink_records_total") == 7)
+        found = scrape(port)
+        assert get(port, "/readyz")[0] == 200
+        assert ended(sink) == 0
+    results = {
+        name: found.value("mailspan_sink_results_total", result=name)
+        for name in ("indexed", "superseded", "expired", "dead_letters", "withdrawn")
+    }
+    assert sum(results.values()) == 7
+    assert (results["expired"], results["dead_letters"], results["withdrawn"]) == (1, 1, 1)
+    assert results["indexed"] >= 2
+    assert found.value("mailspan_dead_letters_total", stage="sink", reason="record refused") == 1
+    assert found.value("mailspan_partitions", stage="sink", state="running") == PARTITIONS
+    assert found.value("mailspan_ready", stage="sink") == 1
 
 
 def test_killed_at_any_time_it_leaves_nothing_out(chain: Chain) -> None:

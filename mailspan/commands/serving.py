@@ -3,10 +3,10 @@
 The loop hands over its figures once a second, all of one moment; a thread shows the last ones to whoever asks. So the
 loop is never waited for nor held up, and asking often costs it nothing: what is shown is made at most once a second.
 
-- /livez: the loop turned, or asked whether to stop, within LIVE_SECONDS. It does so while it waits for Kafka, too: an
-  outage there must not restart a fleet.
-- /readyz: what the command says of itself: a reducer has joined its group and restored all that it has; a producer has
-  had an answer of a broker.
+- /livez: the loop turned, or asked whether to stop, within LIVE_SECONDS. It does so while it waits for Kafka or
+  Elasticsearch, too: an outage there must not restart a fleet.
+- /readyz: what the command says of itself: a reducer or sink has joined its group, and all partitions that it has run;
+  a producer has had an answer of a broker.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
     Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
-LIVE_SECONDS = 60.0
-"""A loop that turned no later than that is alive; restoring one large partition is one turn."""
+LIVE_SECONDS = 120.0
+"""A loop that turned no later than that is alive. Restoring one large partition is one turn; so is one request to an
+Elasticsearch that does not answer, which is given up after a minute."""
 _SHOW_SECONDS = 1.0
 
 

@@ -14,6 +14,7 @@ import time
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
+from mailspan.commands.serving import serving
 from mailspan.commands.stopping import Stop
 from mailspan.kafka_settings import client_config
 from mailspan.terminal import sanitise
@@ -21,13 +22,15 @@ from sink.elasticsearch import NoAnswerError, Server
 from sink.elasticsearch_settings import connection_of
 from sink.elasticsearch_writer import ElasticsearchWriter
 from sink.indices import first_kept_day
-from sink.kafka import SinkKafka
+from sink.kafka import STAGE, SinkKafka
 from sink.loop import Loop, Waiting
 
 if TYPE_CHECKING:
     import argparse
 
+    from mailspan.commands.serving import Served
     from mailspan.settings import Settings
+    from sink.elasticsearch_settings import Connection
 
 DESCRIPTION = "Documents of Kafka's mail.transactions to Elasticsearch."
 
@@ -41,7 +44,7 @@ def add_arguments(_parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Index until told to stop; return 0. Raises UsageError, SinkError, StoreError and NoAnswerError."""
+    """Index until told to stop; return 0. Raises UsageError, ServeError, SinkError, StoreError and NoAnswerError."""
     gc.set_threshold(_GARBAGE_THRESHOLD)
     settings: Settings = args.settings
     connection = connection_of(settings)
@@ -51,7 +54,12 @@ def run(args: argparse.Namespace) -> int:
         " the sink up; ended without its answer. Nothing is lost: what was not committed is read again at the next"
         " start"
     )
-    kafka = SinkKafka(config, settings.topic_prefix, stop, _say)
+    with serving(settings.metrics_address, STAGE, stop, _say) as served:
+        _run(settings, connection, SinkKafka(config, settings.topic_prefix, stop, _say), stop, served)
+    return 0
+
+
+def _run(settings: Settings, connection: Connection, kafka: SinkKafka, stop: Stop, served: Served) -> None:
     waiting = Waiting(kafka, _say)
 
     def first_kept() -> date:
@@ -61,8 +69,9 @@ def run(args: argparse.Namespace) -> int:
     with Server(connection) as server:
         writer = _writer(server, settings, first_kept(), stop, waiting)
         if writer is not None:
-            Loop(kafka, writer, waiting, stop, first_kept=first_kept, report=_say).run()
-    return 0
+            loop = Loop(kafka, writer, waiting, stop, first_kept=first_kept, report=_say)
+            loop.turned, served.figures, served.is_ready = served.turn, loop.figures, lambda: kafka.is_ready
+            loop.run()
 
 
 def _writer(
