@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import socket
 from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -12,12 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-        return port
 
 
 def get(port: int, path: str, method: str = "GET", host: str = "127.0.0.1") -> tuple[int, str]:

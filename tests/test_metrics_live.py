@@ -23,8 +23,9 @@ from confluent_kafka.admin import (
 from mailspan.metrics import METRICS
 from mailspan.partition import partition_of
 from tests.facts import CORPUS
+from tests.jars import free_port
 from tests.kafka_site import PARTITIONS, Site, wait_until
-from tests.scraping import free_port, get, is_answering, scrape
+from tests.scraping import get, is_answering, scrape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

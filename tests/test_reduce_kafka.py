@@ -21,9 +21,10 @@ from reducer.loop import STEPS
 from tests.chaos.__main__ import CONTROL, run
 from tests.chaos.fleet import PARTITIONS, Child, Fleet
 from tests.chaos.oracle import expected, judge, newest, settle
+from tests.jars import free_port
 from tests.kafka_site import set_up
 from tests.librdkafka import send_header
-from tests.scraping import free_port, get, scrape
+from tests.scraping import get, scrape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
