@@ -128,7 +128,7 @@ def test_what_it_shows_balances_to_the_record(chain: Chain) -> None:
     """Documents = indexed + superseded + expired + dead letters + withdrawn, counted as the offsets are passed."""
     kept = numbered(3)
     old = document(queue_id="OLD", date="2001-03-09T06:00:00.000Z", updated="2001-03-09T06:00:00.000Z")
-    chain.send([*map(record, (*kept, kept[0], old)), (b"key", b"no json"), (kept[1]["id"].encode(), None)])
+    chain.send([*map(record, (*kept, kept[0], old)), (b"key", b"no json"), (b"mx1/never-was", None)])
     port = free_port()
     with chain.sink(METRICS_ADDRESS=f":{port}", RETENTION_DAYS="5000") as sink:
         wait_until(lambda: is_answering(port) and scrape(port).total("mailspan_sink_records_total") == 7)
@@ -139,9 +139,7 @@ def test_what_it_shows_balances_to_the_record(chain: Chain) -> None:
         name: found.value("mailspan_sink_results_total", result=name)
         for name in ("indexed", "superseded", "expired", "dead_letters", "withdrawn")
     }
-    assert sum(results.values()) == 7
-    assert (results["expired"], results["dead_letters"], results["withdrawn"]) == (1, 1, 1)
-    assert results["indexed"] >= 2
+    assert list(results.values()) == [3, 1, 1, 1, 1]
     assert found.value("mailspan_dead_letters_total", stage="sink", reason="record refused") == 1
     assert found.value("mailspan_partitions", stage="sink", state="running") == PARTITIONS
     assert found.value("mailspan_ready", stage="sink") == 1
