@@ -40,6 +40,8 @@ COMMANDS = (
     Command("produce", "mailspan.commands.produce", "lines of files or of standard input to Kafka"),
     Command("reduce", "mailspan.commands.reduce", "lines of Kafka to documents, exactly once"),
     Command("sink", "mailspan.commands.sink", "documents of Kafka to Elasticsearch"),
+    Command("audit", "mailspan.commands.audit", "compare Kafka's documents of a day with those indexed, and mend"),
+    Command("dead-letter", "mailspan.commands.dead_letter", "list or replay what no stage could use"),
     Command("setup", "mailspan.commands.setup", "create or update Kafka's topics and Elasticsearch's template"),
 )
 
@@ -110,7 +112,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _top_parser() -> _ArgumentParser:
-    names = "\n".join(f"  {each.name:11}{each.summary}" for each in COMMANDS)
+    names = "\n".join(f"  {each.name:13}{each.summary}" for each in COMMANDS)
     top = _ArgumentParser(
         prog="mailspan",
         usage="mailspan [--config FILE] COMMAND ...",

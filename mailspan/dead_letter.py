@@ -1,8 +1,11 @@
 """A dead letter: a record that a stage could not use, as it was, with where it came from and why.
 
-Pure. Key, value and headers are those of the record itself; five headers of ours are added: `reason` (one line),
+Pure. Key, value and headers are those of the record itself; before the headers stand five of ours: `reason` (one line),
 `stage` (reduce, sink), and `topic`, `partition`, `offset` of the record. A document that was never a record, because
 it is larger than one can be, has no source: it is cut, and cannot be replayed.
+
+That a letter was replayed is a record of the same topic, too: a mark, whose stage is `replay` and whose source is the
+letter. It has neither key nor value.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ Headers = tuple[tuple[str, bytes], ...]
 REASON, STAGE, TOPIC, PARTITION, OFFSET = "reason", "stage", "topic", "partition", "offset"
 _OURS = frozenset({REASON, STAGE, TOPIC, PARTITION, OFFSET})
 _LONGEST_REASON = 2000  # bytes
+REPLAY = "replay"
+"""The stage of a mark."""
 
 
 class Source(NamedTuple):
@@ -49,17 +54,19 @@ def headers_of(letter: DeadLetter) -> Headers:
 
 def read_headers(headers: Iterable[tuple[str, Any]] | Mapping[str, Any] | None) -> DeadLetter:
     """Return what headers say, as a client gives them; what is missing or cannot be read is empty or None."""
-    pairs = headers_in(headers)
     ours: dict[str, str] = {}
-    for name, value in pairs:
-        if name in _OURS:
-            ours.setdefault(name, value.decode("utf-8", "replace"))
-    return DeadLetter(
-        ours.get(REASON, ""),
-        ours.get(STAGE, ""),
-        _source(ours),
-        tuple(pair for pair in pairs if pair[0] not in _OURS),
-    )
+    own = []
+    for name, value in headers_in(headers):
+        if name in _OURS and name not in ours:  # a second one of that name is the record's own
+            ours[name] = value.decode("utf-8", "replace")
+        else:
+            own.append((name, value))
+    return DeadLetter(ours.get(REASON, ""), ours.get(STAGE, ""), _source(ours), tuple(own))
+
+
+def mark_of(letter: Source) -> Headers:
+    """Return the headers of the record that says that the letter at this place was replayed."""
+    return headers_of(DeadLetter("this letter was replayed", REPLAY, letter, ()))
 
 
 def headers_in(headers: Iterable[tuple[str, Any]] | Mapping[str, Any] | None) -> Headers:

@@ -73,6 +73,17 @@ def encode_header(offset: int, encoded_reading: bytes) -> bytes:
     return encode_offset(offset) + encoded_reading
 
 
+def placed_anew(raw: bytes, generation: str, offset: int) -> bytes:
+    """Return a header that says the same, but for the line's place; one that cannot be read is returned as it is.
+
+    By its place a line that comes again is known, and dropped: with a place of its own it is read once more.
+    """
+    header = decode_header(raw)
+    if header is None:
+        return raw
+    return encode_header(offset, encode_reading(msgspec.structs.replace(header.reading, generation=generation)))
+
+
 def decode_header(raw: bytes) -> Header | None:
     """Read a header; None where it is none of ours or of a version that is not known."""
     if len(raw) <= _FRONT.size or raw[0] != VERSION:

@@ -174,6 +174,11 @@ class ElasticsearchWriter:
             return False
         return True
 
+    def superfluous(self, documents: Sequence[Document]) -> set[str]:
+        """Return the ids of those fragments that `write` would leave out. Raises StoreError."""
+        tries = _Tries(self._patience_seconds, self._wait, lambda: False)
+        return self._superfluous({each["id"]: each for each in documents}, tries)[0]
+
     def _items_of(self, ids: Sequence[str], tries: _Tries) -> list[Item]:
         """Return the deletion of each document of these ids, and of their pages."""
         pages = [{"prefix": {"id": f"{id_}#"}} for id_ in ids]

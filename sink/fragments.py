@@ -40,7 +40,7 @@ def is_fragment(identity: str) -> bool:
     return name is not None and identity[len(name) : len(name) + 1] == "~"
 
 
-def _mail_of(identity: str) -> str:
+def mail_of(identity: str) -> str:
     """Return the id of a mail's first page."""
     return identity.partition("#")[0]
 
@@ -55,7 +55,7 @@ def superfluous(documents: Mapping[str, Document]) -> set[str]:
     pages: dict[str, list[Document]] = {}
     for id_, document in documents.items():
         if family_of(id_) in names:
-            pages.setdefault(_mail_of(id_), []).append(document)
+            pages.setdefault(mail_of(id_), []).append(document)
     mails = {id_: _joined(found) for id_, found in pages.items()}
     alike: dict[str | None, list[Document]] = {}
     for id_, mail in sorted(mails.items(), key=lambda each: _begin(each[1])):

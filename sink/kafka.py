@@ -1,4 +1,4 @@
-"""Kafka as the sink uses it: the only file on this side that imports the client.
+"""Kafka as the sink uses it: with sink/kafka_topic.py the only file on this side that imports the client.
 
 It reads mail.transactions as one of a group, moves the group's offsets when it is told to, and writes dead letters.
 What is done with the records is decided in sink/loop.py. Errors are one line each, and name the setting.
@@ -42,7 +42,7 @@ _ASK_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
 _SLICE_SECONDS = 0.2  # between two looks at whether to stop
 _SLICE_RECORDS = 200
-_LARGEST_RECORD_BYTES = 9 << 20  # what the dead letters' topic takes: a record and our headers
+LARGEST_RECORD_BYTES = 9 << 20  # what the dead letters' topic takes: a record and our headers
 
 _FIRST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _NEXT: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -80,6 +80,11 @@ class SinkError(MailspanError):
     """The sink cannot go on; the message says what to look at. A new start may help."""
 
 
+def group_of(prefix: str) -> str:
+    """Return the name of the sinks' group."""
+    return f"{prefix}-{GROUP}" if prefix != "mail" else GROUP
+
+
 class SinkKafka:
     """One sink's clients."""
 
@@ -109,7 +114,7 @@ class SinkKafka:
                     "queued.max.messages.kbytes": 32768,
                     **quiet,
                     "error_cb": self._faults.note,
-                    "group.id": f"{prefix}-{GROUP}" if prefix != "mail" else GROUP,
+                    "group.id": group_of(prefix),
                     "enable.auto.commit": False,
                     "enable.auto.offset.store": False,
                     "auto.offset.reset": "error",  # what is gone must not be passed over in silence
@@ -124,7 +129,7 @@ class SinkKafka:
                     **quiet,
                     **FIXED,
                     "error_cb": self._producer_faults.note,
-                    "message.max.bytes": _LARGEST_RECORD_BYTES,
+                    "message.max.bytes": LARGEST_RECORD_BYTES,
                 }
             )
             self._admin = AdminClient(quiet)

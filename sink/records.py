@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NotRequired, Requi
 import msgspec
 
 from mailspan.document import FIELDS, MAX_ID_CHARACTERS, Field
+from sink.fragments import mail_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,7 +134,7 @@ def plan(records: Sequence[Record]) -> Plan:
         try:
             if record.value:
                 document = read_document(record.value)
-                if _mail_of(document["id"]) in steps[-1].withdrawn:
+                if mail_of(document["id"]) in steps[-1].withdrawn:
                     steps.append(Step())
                 steps[-1].documents.append(document)
                 steps[-1].encoded.append(record.value)
@@ -151,7 +152,7 @@ def _without_withdrawn(step: Step) -> Step:
         return step
     kept = Step(withdrawn=step.withdrawn)
     for document, encoded, place in zip(step.documents, step.encoded, step.places, strict=True):
-        gone = step.withdrawn.get(_mail_of(document["id"]))
+        gone = step.withdrawn.get(mail_of(document["id"]))
         if gone is not None:
             gone.append(place)
         else:
@@ -171,8 +172,3 @@ def settled_offsets(records: Sequence[Record], settled: Sequence[bool]) -> dict[
         elif record.partition not in ended:
             offsets[record.partition] = record.offset + 1
     return offsets
-
-
-def _mail_of(identity: str) -> str:
-    """Return the id of a mail's first page."""
-    return identity.partition("#")[0]

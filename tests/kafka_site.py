@@ -15,8 +15,11 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from confluent_kafka.admin import AdminClient
+
 from mailspan.commands import setup
 from mailspan.settings import read_settings
+from mailspan.topics import TOPICS, topic_name
 from tests.kafka_reading import read_all
 from tests.running import environment, mailspan
 
@@ -71,6 +74,23 @@ class Site:
 
     def setup(self) -> None:
         set_up(self.environment())
+
+    def wait_for_topics(self) -> None:
+        """Wait until the broker tells of the topics that were just made: a client that asks once must find them."""
+        names = {topic_name(self.prefix, topic.name) for topic in TOPICS}
+        admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
+
+        def are_led() -> bool:
+            found = admin.list_topics(timeout=30).topics
+            return all(
+                name in found
+                and found[name].error is None
+                and found[name].partitions
+                and all(each.leader >= 0 for each in found[name].partitions.values())
+                for name in names
+            )
+
+        wait_until(are_led)
 
     def wait_for(self, lines: int) -> None:
         """Wait until that many different lines have arrived."""

@@ -1,4 +1,4 @@
-"""mailspan as a process of its own, with no settings but those a test gives."""
+"""mailspan with no settings but those a test gives: as a process of its own, or in this one where that is enough."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from mailspan.__main__ import main
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,3 +42,23 @@ def mailspan(
         check=False,
         timeout=120,
     )
+
+
+class Done(NamedTuple):
+    """A command that was run to its end."""
+
+    status: int
+    output: str
+    errors: str
+
+
+def mailspan_here(capture: pytest.CaptureFixture[str], *arguments: str, settings: Mapping[str, str] = NONE) -> Done:
+    """Run a command in this process: a start costs a second on a busy machine."""
+    capture.readouterr()
+    with pytest.MonkeyPatch.context() as patched:
+        for name in os.environ.keys() - environment(settings).keys():
+            patched.delenv(name)
+        for name, value in environment(settings).items():
+            patched.setenv(name, value)
+        status = main(arguments)
+    return Done(status, *capture.readouterr())
