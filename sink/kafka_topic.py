@@ -133,12 +133,7 @@ class TopicReader:
         """Return the next offset that the group will read of each partition of which it has committed any."""
         places = [TopicPartition(self.topic, number) for number in partitions]
         doing = f"to see the offsets of the group {self._group}"
-        found = self._patiently(
-            lambda: self._consumer.committed(places, timeout=_ASK_SECONDS), doing, is_about_group=True
-        )
-        for each in found:
-            if each.error is not None:
-                raise self._error(each.error, doing)
+        found = self._patiently(partial(self._offsets_at, places), doing, is_about_group=True)
         return {each.partition: each.offset for each in found if each.offset >= _NO_OFFSET}
 
     def read(self, ranges: Mapping[int, Range]) -> Iterator[TopicRecord]:
@@ -181,6 +176,13 @@ class TopicReader:
     def _range_of(self, partition: int) -> Range:
         place = TopicPartition(self.topic, partition)
         return Range(*self._consumer.get_watermark_offsets(place, timeout=_ASK_SECONDS))
+
+    def _offsets_at(self, places: list[TopicPartition]) -> list[TopicPartition]:
+        found: list[TopicPartition] = self._consumer.committed(places, timeout=_ASK_SECONDS)
+        for each in found:
+            if each.error is not None:
+                raise KafkaException(each.error)
+        return found
 
     def _patiently(self, call: Callable[[], _T], doing: str = "", *, is_about_group: bool = False) -> _T:
         """Call until there is an answer; a broker may have just started."""
