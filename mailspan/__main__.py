@@ -22,6 +22,7 @@ from mailspan.terminal import sanitise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import ModuleType
 
 
 class Command(NamedTuple):
@@ -89,6 +90,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    module, args = parse(arguments)
+    args.settings = read_settings(os.environ, args.config)
+    if getattr(args, "store", "") is None and args.settings.store:
+        args.store = args.settings.store
+    status: int = module.run(args)
+    return status
+
+
+def parse(arguments: Sequence[str]) -> tuple[ModuleType, argparse.Namespace]:
+    """Return the module of the command that is called, and its arguments. Raises UsageError."""
     top = _top_parser()
     called = top.parse_args(arguments)
     if called.command is None:
@@ -103,12 +114,7 @@ def _run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--config", type=Path, metavar="FILE", default=called.config, help=_CONFIG_HELP)
     module.add_arguments(parser)
-    args = parser.parse_intermixed_args(called.arguments)
-    args.settings = read_settings(os.environ, args.config)
-    if getattr(args, "store", "") is None and args.settings.store:
-        args.store = args.settings.store
-    status: int = module.run(args)
-    return status
+    return module, parser.parse_intermixed_args(called.arguments)
 
 
 def _top_parser() -> _ArgumentParser:
