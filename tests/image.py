@@ -197,10 +197,14 @@ def check_what_it_does(pipeline: Pipeline) -> None:
         with pipeline.running("producer-tail", *tail, volume=volume) as container:
             wait_until(lambda: pipeline.count("mail.raw") == lines)
             pipeline.stop(container)
+        more = subprocess.run(["sh", str(ROOT / "samples" / "now.sh")], capture_output=True, check=True).stdout  # noqa: S607 - that of PATH
+        with (pipeline.logs / "mail.log").open("ab") as log:
+            log.write(more)
         with pipeline.running("producer-tail", *tail, volume=volume) as container:
-            wait_until(lambda: bool(call(*_PODMAN, "top", container, "pid").stdout))
+            wait_until(lambda: pipeline.count("mail.raw") > lines)
             said = pipeline.stop(container)
-        hold("started again, it knows from its volume what it sent", said, is_so="stopped; lines=0 " in said)
+        new = len(more.splitlines())
+        hold("started again, it knows from its volume what it sent", said, is_so=f"stopped; lines={new} " in said)
     finally:
         call(*_PODMAN, "volume", "rm", "--force", volume)
     found = 0
