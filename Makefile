@@ -18,7 +18,7 @@ INPUTS ?= 1000000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types accept docs facts fuzz bench bench-all bench-open bench-search bench-kafka bench-sink bench-freshness compiled kafka elasticsearch tail-property chaos chaos-chain lock clean
+.PHONY: help run test check lint format types accept docs facts fuzz bench bench-all bench-open bench-search bench-kafka bench-sink bench-freshness compiled kafka elasticsearch tail-property chaos chaos-chain compose-config image-test lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -124,6 +124,11 @@ chaos: .venv/.dev ## the pipeline on a real broker under FAULTS=200 random fault
 
 chaos-chain: .venv/.dev ## the same from files to a real Elasticsearch and its search, FAULTS=200
 	@$(BIN)/python -m tests.chaos.chain --faults $(FAULTS) --seed $(SEED) $(ARGS)
+compose-config: .venv/.dev ## read docker-compose.yml with Docker Compose, built with Go where it is missing
+	@$(BIN)/python -m tests.compose_cli
+
+image-test: .venv/.dev ## build the container image and run it, as root (needs buildah, podman, runc, debootstrap)
+	@$(BIN)/python -m tests.image
 
 lock: .venv/.dev ## pin the newest allowed versions again (needs uv)
 	@sh requirements/lock.sh
