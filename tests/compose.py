@@ -31,6 +31,13 @@ OURS = "mailspan:local"
 LOOPBACK = "127.0.0.1:"
 LEAST_GRACE_SECONDS = 15
 METRICS_PORT = "9464"
+WITHOUT_HEALTH = {
+    "producer-tail": "it serves nothing that could be asked",
+    "producer-syslog": "a connection to its port would be a sender's",
+    "reducer": "it serves nothing that could be asked",
+    "sink": "it serves nothing that could be asked",
+}
+"""Services that run on and have no healthcheck, and why: none is better than one that looks at nothing."""
 
 _SCHEMA = "builtin_schemas/vendor/compose-spec.json"
 _VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
@@ -74,7 +81,7 @@ def faults(text: str, root: Path = ROOT) -> list[str]:
     services: dict[str, dict[str, Any]] = content["services"]
     found += [f"{where}: looks like a secret" for where in _secrets(content, "")]
     for name, service in services.items():
-        for fault in _faults_of(service, services):
+        for fault in (*_faults_of(service, services), *_health_faults(name, service)):
             found.append(f"{name}: {fault}")
     used = {volume for service in services.values() for volume in _named_volumes(service)}
     declared = set(content.get("volumes") or _NO_VOLUMES)
@@ -119,21 +126,28 @@ def _faults_of(service: Mapping[str, Any], services: Mapping[str, Mapping[str, A
         yield "may gain privileges"
     if _seconds(service.get("stop_grace_period", "10s")) < LEAST_GRACE_SECONDS:
         yield f"stop_grace_period: less than {LEAST_GRACE_SECONDS}s"
-    if not is_one_shot(service):
-        if service.get("restart") != "unless-stopped":
-            yield "does not come back after a failure"
-        yield from _health_faults(service)
+    if not is_one_shot(service) and service.get("restart") != "unless-stopped":
+        yield "does not come back after a failure"
     yield from _dependency_faults(service, services)
     if image == OURS:
         yield from _our_faults(service)
 
 
-def _health_faults(service: Mapping[str, Any]) -> Iterator[str]:
+def _health_faults(name: str, service: Mapping[str, Any]) -> Iterator[str]:
+    if is_one_shot(service):
+        return
     check = service.get("healthcheck")
-    if check is None or check.get("disable") or not check.get("test"):
+    if name in WITHOUT_HEALTH:
+        if check is not None:
+            yield "its healthcheck is not looked at here"
+    elif check is None or check.get("disable") or not check.get("test"):
         yield "no healthcheck"
     elif check["test"] in _EMPTY_CHECKS:
         yield "a healthcheck that looks at nothing"
+    elif service["image"] == OURS:
+        address = service["environment"].get(f"{PREFIX}METRICS_ADDRESS", "")
+        if not address.endswith(f":{METRICS_PORT}") or METRICS_PORT not in str(check["test"]):
+            yield f"its metrics and its healthcheck are not at port {METRICS_PORT}"
 
 
 def _dependency_faults(service: Mapping[str, Any], services: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -166,10 +180,6 @@ def _our_faults(service: Mapping[str, Any]) -> Iterator[str]:
             parse(service["command"])
     except UsageError as error:
         yield str(error)
-    if not is_one_shot(service):
-        address = environment.get(f"{PREFIX}METRICS_ADDRESS", "")
-        if not address.endswith(f":{METRICS_PORT}") or METRICS_PORT not in str(service["healthcheck"]):
-            yield f"its metrics and its healthcheck are not at port {METRICS_PORT}"
 
 
 def _secrets(value: object, where: str) -> Iterator[str]:
