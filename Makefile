@@ -124,6 +124,7 @@ chaos: .venv/.dev ## the pipeline on a real broker under FAULTS=200 random fault
 
 chaos-chain: .venv/.dev ## the same from files to a real Elasticsearch and its search, FAULTS=200
 	@$(BIN)/python -m tests.chaos.chain --faults $(FAULTS) --seed $(SEED) $(ARGS)
+
 compose-config: .venv/.dev ## read docker-compose.yml with Docker Compose, built with Go where it is missing
 	@$(BIN)/python -m tests.compose_cli
 
