@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -105,7 +106,7 @@ def reducing(site: Letters, parser: type[Parser] = Parser) -> Iterator[None]:
     """Run a reducer in this process, with that parser."""
     config = {"bootstrap.servers": site.address}
     options = Options(find_zone=lambda _name: None)
-    loop = Loop(config, site.prefix, "one", options, commit_seconds=0.1, report=print)
+    loop = Loop(config, site.prefix, "one", options, commit_seconds=0.1, report=print, epoch=time.time)
     told = Told()
     thread = threading.Thread(target=loop.run, args=(told,))
     with pytest.MonkeyPatch.context() as patched:
