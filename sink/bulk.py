@@ -63,6 +63,9 @@ _BY_KIND = {
     "circuit_breaking_exception": Verdict.RETRY,
     "es_rejected_execution_exception": Verdict.RETRY,
     "unavailable_shards_exception": Verdict.RETRY,
+    # The index of its day cannot be made: there are cluster.max_shards_per_node already (ShardLimitValidator). That is
+    # 400 and no fault of the document; `retention`, or somebody, makes room.
+    "validation_exception": Verdict.RETRY,
     "index_closed_exception": Verdict.HALT,
     "index_not_found_exception": Verdict.HALT,
     "security_exception": Verdict.HALT,

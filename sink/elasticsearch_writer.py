@@ -198,10 +198,12 @@ class ElasticsearchWriter:
             self._begin({item.into for item in batch if item.body is not None}, tries)
             outcomes, is_whole_too_large = self._once(batch)
             self._mind(batch, outcomes)
-            left = []
+            left: list[Item] = []
+            reason = ""
             for item, outcome in zip(batch, outcomes, strict=True):
                 if is_whole_too_large or outcome.verdict is Verdict.RETRY:
                     left.append(item)
+                    reason = reason or self._explained(item, outcome)
                 else:
                     is_refused = outcome.verdict is Verdict.TOO_LARGE
                     settled[item.id] = Outcome(Verdict.REFUSED, outcome.reason) if is_refused else outcome
@@ -212,7 +214,7 @@ class ElasticsearchWriter:
                 self._most_items = max(1, len(batch) // 2)
             elif left:
                 self._most_items = max(min(LEAST_ITEMS, self._most_items), self._most_items // 2)
-                tries.pause(next(outcome.reason for outcome in outcomes if outcome.verdict is Verdict.RETRY))
+                tries.pause(reason)
             elif all(outcome.verdict is not Verdict.TOO_LARGE for outcome in outcomes):
                 self._most_items = min(BATCH_ITEMS, self._most_items + min(self._most_items, _MORE_ITEMS))
 
@@ -238,6 +240,14 @@ class ElasticsearchWriter:
                 f"Elasticsearch at {self._server.shown} refuses all documents ({outcomes[0].reason});"
                 " see the mapping of their index, or run `mailspan setup`"
             )
+
+    def _explained(self, item: Item, outcome: Outcome) -> str:
+        """Return why an item must be sent again, in one line; that of a whole request says already who it is."""
+        if self._server.shown in outcome.reason:
+            return outcome.reason
+        return (
+            f"Elasticsearch at {self._server.shown} does not take documents yet: {outcome.reason} (index {item.into})"
+        )
 
     def _once(self, items: Sequence[Item]) -> tuple[list[Outcome], bool]:
         """Send once; return what became of each item, and whether the request as a whole was too large."""

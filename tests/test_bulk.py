@@ -56,6 +56,7 @@ def answer(*statuses: int | dict[str, Any], ids: tuple[str, ...] = (), errors: b
         (429, "cluster_block_exception", Verdict.RETRY),
         (403, "cluster_block_exception", Verdict.RETRY),
         (503, "unavailable_shards_exception", Verdict.RETRY),
+        (400, "validation_exception", Verdict.RETRY),
         (502, "", Verdict.RETRY),
         (504, "", Verdict.RETRY),
         (418, "", Verdict.RETRY),
@@ -454,6 +455,36 @@ def test_a_read_only_index_is_waited_for(node: Node) -> None:
         begun = time.monotonic()
         assert writer.write([second]).indexed == 1
         assert time.monotonic() - begun > 0.5
+        assert len(stored()) == 2
+
+
+@pytest.mark.slow
+def test_more_shards_than_the_cluster_may_have_are_waited_for(node: Node) -> None:
+    def limit(shards: int | None) -> None:
+        body = {"persistent": {"cluster.max_shards_per_node": shards}}
+        assert node.ask("PUT", "/_cluster/settings", body)[0] == 200
+
+    with real(node, "limited") as (writer, stored):
+        first, second = (document(queue_id=f"4D{day}", date=f"2026-11-{day}T12:00:00.000Z") for day in (21, 22))
+        assert writer.write([first]).indexed == 1
+        limit(1)
+        try:
+            raised = Timer(1.0, lambda: limit(None))
+            raised.start()
+            begun = time.monotonic()
+            found = writer.settle([second, {**first, "version": first["version"] + 1}])
+            assert [each.verdict for each in found] == [Verdict.INDEXED, Verdict.INDEXED]
+            assert time.monotonic() - begun > 0.5
+            raised.join()
+            limit(1)
+            third = document(queue_id="4D23", date="2026-11-23T12:00:00.000Z")
+            with (
+                Server(connection_of(Settings(elasticsearch_url=node.url))) as server,
+                pytest.raises(StoreError, match=r"maximum .*shards open.*limited-2026\.11\.23"),
+            ):
+                ElasticsearchWriter(server, "limited", EVER, patience_seconds=0.0).write([third])
+        finally:
+            limit(None)
         assert len(stored()) == 2
 
 
