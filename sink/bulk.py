@@ -31,7 +31,7 @@ class Verdict(Enum):
     EXPIRED = "expired"
     """Of a day that is not kept: not sent."""
     REFUSED = "refused"
-    """This document will never be taken."""
+    """This document is not taken, by the server or for its date, and will not be if it is sent again."""
     TOO_LARGE = "too large"
     HALT = "halt"
     """Nothing will be taken before somebody has mended something."""

@@ -2,7 +2,8 @@
 
 Items that were not settled are sent again, and only those, until they are or `patience_seconds` are over. What only
 somebody else can mend (credentials, a missing template, a closed index) ends the writing with an error. Documents of
-days that are not kept are left out: they must not bring a deleted index back.
+days that are not kept are left out: they must not bring a deleted index back. Those of days far ahead are refused: each
+day is an index, and a cluster may have so many shards and no more.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -39,7 +41,6 @@ from sink.store import WriteResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from datetime import date
 
     from sink.elasticsearch import Server
     from sink.store import Document
@@ -73,6 +74,7 @@ class ElasticsearchWriter:
         prefix: str,
         first_kept: date,
         *,
+        last_taken: date = date.max,
         patience_seconds: float,
         wait: Callable[[float, str], None] = lambda seconds, _reason: time.sleep(seconds),
     ) -> None:
@@ -81,11 +83,13 @@ class ElasticsearchWriter:
         self._prefix = prefix
         self.first_kept = first_kept
         """The oldest day that is kept: who runs for days moves it on."""
+        self.last_taken = last_taken
+        """The newest day that is written (`last_taken_day`): likewise."""
         self._patience_seconds = patience_seconds
         self._wait = wait
         self._most_items = BATCH_ITEMS
         self.refused: list[tuple[str, str]] = []
-        """Id and reason of the documents given to `write` that will never be taken."""
+        """Id and reason of the documents given to `write` that were refused."""
         self._begun: set[str] = set()
         """The indices that were written to after a look at the template: the first document makes an index."""
         self._must_be_good(DailyIndices(server, prefix).stored_template())
@@ -120,10 +124,10 @@ class ElasticsearchWriter:
         INDEXED, SUPERSEDED, EXPIRED or REFUSED.
         """
         payloads = [orjson.dumps(document) for document in documents] if encoded is None else encoded
-        oldest = self.first_kept.isoformat()
+        oldest, newest_day = self.first_kept.isoformat(), self.last_taken.isoformat()
         items = [
             Item(index_of(self._prefix, each["date"]), each["id"], each["version"], indexed(each, payload))
-            if each["date"] >= oldest
+            if oldest <= each["date"][: len(newest_day)] <= newest_day
             else None
             for each, payload in zip(documents, payloads, strict=True)
         ]
@@ -134,7 +138,17 @@ class ElasticsearchWriter:
             if item is not None and newest[item.id] is item
         }
         settled = self._settle(newest, given, _Tries(self._patience_seconds, self._wait, stop))
-        return [_EXPIRED if item is None else _outcome_of(item, newest, settled) for item in items]
+        return [
+            self._not_sent(document) if item is None else _outcome_of(item, newest, settled)
+            for item, document in zip(items, documents, strict=True)
+        ]
+
+    def _not_sent(self, document: Document) -> Outcome:
+        """Return what becomes of a document that is of none of the days from `first_kept` to `last_taken`."""
+        if document["date"] < self.first_kept.isoformat():
+            return _EXPIRED
+        reason = f"its date, {document['date']}, is after {self.last_taken}, the last day that is written now"
+        return Outcome(Verdict.REFUSED, f"{reason}; see the clock of {document['host']}")
 
     def _settle(self, newest: dict[str, Item], given: dict[str, Document], tries: _Tries) -> dict[str, Outcome]:
         """Send, then delete the fragments that are superfluous now; return the outcomes of what is settled by id.

@@ -8,12 +8,21 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 
 DAY_MS = 86_400_000
+DAYS_AHEAD = 7
+"""So many days after today are written. A live line is at most a day ahead of the clock of its producer; a week is for
+clocks that are wrong by days. Each day that is written is an index: without a bound, a flood of absurd stamps would
+take all the shards that a cluster may have."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def first_kept_day(today: date, days: int) -> date:
     """Return the oldest of the `days` days that are kept; today (UTC) is the newest of them. Raises OverflowError."""
     return today - timedelta(days=days - 1)
+
+
+def last_taken_day(today: date) -> date:
+    """Return the newest day that is written, DAYS_AHEAD of today (UTC), or the last of all."""
+    return today + timedelta(days=min(DAYS_AHEAD, date.max.toordinal() - today.toordinal()))
 
 
 def index_of(prefix: str, document_date: str) -> str:

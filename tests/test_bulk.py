@@ -22,6 +22,7 @@ from sink.elasticsearch_reader import ElasticsearchReader
 from sink.elasticsearch_settings import connection_of
 from sink.elasticsearch_writer import ElasticsearchWriter
 from sink.index_template import Wanted, template
+from sink.indices import last_taken_day
 from sink.store import Selection
 from tests.running import mailspan
 from tests.scripted_http import Asked, Reply, scripted_http
@@ -256,6 +257,23 @@ def test_each_document_has_an_outcome_in_its_place() -> None:
         Verdict.SUPERSEDED, Verdict.EXPIRED, Verdict.INDEXED, Verdict.SUPERSEDED, Verdict.REFUSED, Verdict.INDEXED,
     ]  # fmt: skip
     assert found[4].reason == "failed to parse"
+
+
+def test_days_far_ahead_are_refused_and_not_sent() -> None:
+    last = last_taken_day(date(2026, 11, 25))
+    assert last == date(2026, 12, 2)
+    assert last_taken_day(date.max) == date.max
+    at_last, after, far = (
+        {**MAILS[0], "id": f"mx/{day}", "date": f"{day}T23:59:59.999Z"}
+        for day in ("2026-12-02", "2026-12-03", "9999-12-31")
+    )
+    with scripted() as (server, seen):
+        writer = ElasticsearchWriter(server, "mail", EVER, last_taken=last, patience_seconds=0.0)
+        found = writer.settle([after, at_last, far])
+        assert seen == [["mx/2026-12-02"]]
+    assert [each.verdict for each in found] == [Verdict.REFUSED, Verdict.INDEXED, Verdict.REFUSED]
+    said = "its date, 2026-12-03T23:59:59.999Z, is after 2026-12-02, the last day that is written now"
+    assert found[0].reason == f"{said}; see the clock of mx1.example.com"
 
 
 def test_what_is_stopped_tells_what_was_not_settled() -> None:

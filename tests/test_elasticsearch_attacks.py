@@ -21,6 +21,7 @@ from sink.daily_indices import DailyIndices, Index
 from sink.elasticsearch import NoAnswerError, Server
 from sink.elasticsearch_reader import ElasticsearchReader
 from sink.elasticsearch_settings import connection_of
+from sink.elasticsearch_writer import ElasticsearchWriter
 from sink.fragments import superfluous
 from sink.sqlite_schema import path_of_store
 from sink.store import Selection
@@ -49,7 +50,10 @@ def served(reply: Callable[[Asked], Reply]) -> Iterator[Server]:
 
 
 def settings(node: Node, prefix: str, **more: str) -> dict[str, str]:
-    return {"ELASTICSEARCH_URL": node.url, "STORE": node.url, "INDEX_PREFIX": prefix, "INDEX_REPLICAS": "0", **more}
+    return {
+        "ELASTICSEARCH_URL": node.url, "STORE": node.url, "INDEX_PREFIX": prefix, "INDEX_REPLICAS": "0",
+        "RETENTION_DAYS": "36500", **more,
+    }  # fmt: skip
 
 
 def found_of(node: Node, prefix: str) -> list[bytes]:
@@ -271,9 +275,25 @@ def test_a_date_of_any_year_is_found_and_harms_no_search(node: Node) -> None:
     log = lines("4F00A", "2026-11-20T10:00:00+00:00", "3000-01-01T10:00:00+00:00", "9998-12-31T10:00:00+00:00")
     given = settings(node, "absurd")
     assert mailspan("setup", settings=given).returncode == 0
+    expected = mailspan("parse", "-", given=log).stdout.splitlines()
+    with Server(connection_of(Settings(), node.url)) as server:
+        writer = ElasticsearchWriter(server, "absurd", date.min, patience_seconds=30.0)
+        assert writer.write([orjson.loads(each) for each in expected], expected).indexed == 3
+    assert found_of(node, "absurd") == sorted(expected)
+
+
+@pytest.mark.slow
+def test_a_flood_of_days_far_ahead_makes_no_index(node: Node) -> None:
+    log = lines("4F00F", "2026-11-20T10:00:00+00:00", *(f"{year}-01-01T10:00:00+00:00" for year in range(5000, 5100)))
+    given = settings(node, "flooded")
+    assert mailspan("setup", settings=given).returncode == 0
     done = mailspan("index", "-", settings=given, given=log)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert found_of(node, "absurd") == sorted(mailspan("parse", "-", given=log).stdout.splitlines())
+    assert done.returncode == 3
+    assert done.stderr.startswith(b"mailspan: 100 documents were refused; the first: mx/4F00F1/")
+    assert b": its date, 5000-01-01T10:00:00.000Z, is after 2" in done.stderr
+    assert [orjson.loads(each)["queue_id"] for each in found_of(node, "flooded")] == ["4F00F0"]
+    with Server(connection_of(Settings(), node.url)) as server:
+        assert [index.name for index in DailyIndices(server, "flooded").all()] == ["flooded-2026.11.20"]
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ from reducer.assembler import Assembler
 from sink.elasticsearch import Server
 from sink.elasticsearch_settings import connection_of
 from sink.elasticsearch_writer import ElasticsearchWriter
-from sink.indices import first_kept_day
+from sink.indices import first_kept_day, last_taken_day
 
 if TYPE_CHECKING:
     import argparse
@@ -54,8 +54,14 @@ def run(args: argparse.Namespace) -> int:
     settings = args.settings
     with Server(connection_of(settings, args.store)) as server:
         server.version()
-        first_kept = _first_kept(datetime.now(UTC).date(), settings.retention_days)
-        writer = ElasticsearchWriter(server, settings.index_prefix, first_kept, patience_seconds=_PATIENCE_SECONDS)
+        today = datetime.now(UTC).date()
+        writer = ElasticsearchWriter(
+            server,
+            settings.index_prefix,
+            _first_kept(today, settings.retention_days),
+            last_taken=last_taken_day(today),
+            patience_seconds=_PATIENCE_SECONDS,
+        )
         indexing = _Indexing(writer)
         inputs = open_inputs(args)
         assembler = Assembler(rejections=settings.rejections == "index")
@@ -124,7 +130,7 @@ class _Indexing:
         """Say on stderr how many documents were refused, and why the first was."""
         refused = self._writer.refused
         if refused:
-            _say(f"Elasticsearch refused {len(refused)} documents; the first: {refused[0][0]}: {refused[0][1]}")
+            _say(f"{len(refused)} documents were refused; the first: {refused[0][0]}: {refused[0][1]}")
 
 
 def _say(message: str) -> None:
