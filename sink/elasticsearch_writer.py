@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from contextlib import suppress
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,9 @@ _IDS_AT_ONCE = 200
 _MORE_ITEMS = 64
 """At most so many more in the next request when all of one were settled; what was not halves it."""
 _MOST_BEGUN = 1000
-_MOST_OF_A_FAMILY = 10_000
+_HITS_AT_ONCE = 1000
+_SCROLL = "1m"
+_NO_OPTIONS: Mapping[str, str] = {}
 _STORM = 20
 """So many documents of one request, all of them refused: then it is the mapping, and not the documents."""
 _EXPIRED = Outcome(Verdict.EXPIRED)
@@ -197,7 +200,7 @@ class ElasticsearchWriter:
         """Return the deletion of each document of these ids, and of their pages."""
         pages = [{"prefix": {"id": f"{id_}#"}} for id_ in ids]
         query = {"bool": {"should": [{"terms": {"id": list(ids)}}, *pages], "minimum_should_match": 1}}
-        body = {"query": query, "size": _MOST_OF_A_FAMILY, "_source": ["version"]}
+        body = {"query": query, "_source": ["version"]}
         return [
             Item(hit["_index"], hit["_id"], hit["_source"]["version"], None)
             for hit in self._hits(tries, "to look for withdrawn documents", body, is_whole=True)
@@ -312,7 +315,7 @@ class ElasticsearchWriter:
                     "minimum_should_match": 1,
                 }
             }
-            body = {"query": query, "size": _MOST_OF_A_FAMILY, "_source": {"excludes": [HIDDEN]}}
+            body = {"query": query, "_source": {"excludes": [HIDDEN]}}
             for hit in self._hits(tries, "to look for fragments", body):
                 document = hit["_source"]
                 if family_of(document["id"]) in wanted:
@@ -320,23 +323,63 @@ class ElasticsearchWriter:
                     indices[document["id"]] = hit["_index"]
         return found, indices
 
-    def _hits(self, tries: _Tries, doing: str, body: object, *, is_whole: bool = False) -> list[Any]:
-        """Return what a search over the daily indices finds; `is_whole`: only when all their shards have answered."""
+    def _hits(
+        self, tries: _Tries, doing: str, body: Mapping[str, object], *, is_whole: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return all that a search over the daily indices finds; `is_whole`: only when all their shards have answered.
+
+        Raises StoreError, _StoppedError.
+        """
+        first = {**body, "size": _HITS_AT_ONCE}
         while True:
-            found = self._search(tries, doing, f"/{self._prefix}-*.*.*/_search", body)
-            hits = found.get("hits") if isinstance(found, dict) else None
-            if not isinstance(hits, dict) or not isinstance(hits.get("hits"), list):
-                tries.pause(f"{self._server.shown}: what answers is no Elasticsearch ({doing})")
-            elif is_whole and (found.get("timed_out") or found.get("_shards", {}).get("failed")):
-                tries.pause(f"Elasticsearch at {self._server.shown}: not all shards answer ({doing})")
-            else:
+            found = self._search(tries, doing, f"/{self._prefix}-*.*.*/_search", first)
+            hits, fault = _hits_of(found, is_whole=is_whole)
+            if len(hits) >= _HITS_AT_ONCE:
+                hits, fault = self._scrolled(tries, doing, first, is_whole=is_whole)
+            if not fault:
                 tries.progressed()
                 # and no index that merely looks alike
-                return [hit for hit in hits["hits"] if day_of(self._prefix, hit["_index"]) is not None]
+                return [hit for hit in hits if day_of(self._prefix, hit["_index"]) is not None]
+            tries.pause(f"Elasticsearch at {self._server.shown}: {fault} ({doing})")
 
-    def _search(self, tries: _Tries, doing: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - JSON
+    def _scrolled(
+        self, tries: _Tries, doing: str, body: Mapping[str, object], *, is_whole: bool
+    ) -> tuple[list[dict[str, Any]], str]:
+        """Return what is found where one answer does not hold it, and why it must be looked for again, if it must.
+
+        A scroll, since it sorts by no field: an index that merely looks alike may have any mapping.
+        """
+        path, scroll = f"/{self._prefix}-*.*.*/_search", {"scroll": _SCROLL}
+        every: list[dict[str, Any]] = []
+        found = self._search(tries, doing, path, {**body, "sort": ["_doc"]}, scroll)
+        try:
+            while True:
+                hits, fault = _hits_of(found, is_whole=is_whole)
+                if fault or not hits:
+                    return every, fault
+                every += hits
+                tries.begin()
+                body = {**scroll, "scroll_id": found["_scroll_id"]}
+                answer = self._server.request("POST", "/_search/scroll", body=body)
+                if not answer.is_good:
+                    return [], answer.reason
+                found = answer.body
+        except NoAnswerError as error:
+            return [], str(error)
+        finally:
+            self._end_scroll(found)
+
+    def _end_scroll(self, found: object) -> None:
+        """Let the server forget a scroll; by itself it does within _SCROLL."""
+        if isinstance(found, dict) and "_scroll_id" in found:
+            with suppress(NoAnswerError):
+                self._server.request("DELETE", "/_search/scroll", body={"scroll_id": [found["_scroll_id"]]})
+
+    def _search(
+        self, tries: _Tries, doing: str, path: str, body: object = None, options: Mapping[str, str] = _NO_OPTIONS
+    ) -> Any:  # noqa: ANN401 - JSON
         """Ask the indices that are there; see `_ask`."""
-        query = {"ignore_unavailable": "true", "allow_no_indices": "true"}
+        query = {"ignore_unavailable": "true", "allow_no_indices": "true", **options}
         return self._ask(tries, doing, path, body=body, query=query)
 
     def _ask(
@@ -401,6 +444,16 @@ class _Tries:
 def _outcome_of(item: Item, newest: dict[str, Item], settled: dict[str, Outcome]) -> Outcome:
     outcome = settled.get(item.id, _UNSETTLED)
     return outcome if newest[item.id] is item or outcome is _UNSETTLED else _SUPERSEDED
+
+
+def _hits_of(found: object, *, is_whole: bool) -> tuple[list[dict[str, Any]], str]:
+    """Return the hits of an answer, or why it is none; `is_whole`: all shards must have answered."""
+    hits = found.get("hits") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not isinstance(hits, dict) or not isinstance(hits.get("hits"), list):
+        return [], "what answers is no Elasticsearch"
+    if is_whole and (found.get("timed_out") or found.get("_shards", {}).get("failed")):
+        return [], "not all shards answer"
+    return hits["hits"], ""
 
 
 def _of(families: Sequence[str]) -> dict[str, object]:

@@ -151,10 +151,10 @@ def scripted(*steps: Reply, searching: tuple[Reply, ...] = ()) -> Iterator[tuple
             return 200, {"index_templates": [{"index_template": template("mail", Wanted())}]}
         if not asked.path.startswith("/_bulk"):
             return searches.pop(0) if searches else (200, {"hits": {"hits": []}})
-        actions = (each for line in asked.body.splitlines() for each in orjson.loads(line).items())
-        ids = [each["_id"] for name, each in actions if name in {"index", "delete"}]
-        seen.append(ids)
-        return left.pop(0) if left else (200, answer(*[201] * len(ids), ids=tuple(ids)))
+        every = (each for line in asked.body.splitlines() for each in orjson.loads(line).items())
+        actions = [(name, each["_id"]) for name, each in every if name in {"index", "delete"}]
+        seen.append([id_ for _, id_ in actions])
+        return left.pop(0) if left else (200, {"items": [{name: {"_id": id_, "status": 200}} for name, id_ in actions]})
 
     with scripted_http(reply) as url, Server(connection_of(Settings(elasticsearch_url=url))) as server:
         yield server, seen
@@ -459,6 +459,40 @@ def test_withdrawn_ids_are_deleted_with_their_pages_and_nothing_else(node: Node)
     with real(node, "nothing") as (writer, _):
         assert writer.withdraw([PART["id"]])
     assert node.ask("GET", "/nothing-2026.11.23")[0] == 404
+
+
+@pytest.mark.slow
+def test_more_than_one_answer_holds_is_withdrawn_to_the_last(node: Node) -> None:
+    number = 10_050  # index.max_result_window is 10,000
+    lines = (
+        b'{"index":{"_index":"long-2026.11.23","_id":"%d","version":1,"version_type":"external"}}\n'
+        b'{"id":"%s#%d","version":1}\n' % (page, PART["id"].encode(), page)
+        for page in range(number)
+    )
+    with real(node, "long") as (writer, _):
+        status, found = node.ask("POST", "/_bulk?refresh=true", b"".join(lines))
+        assert isinstance(found, dict)
+        assert (status, found["errors"]) == (200, False)
+        assert writer.withdraw([PART["id"]])
+        assert node.ask("POST", "/long-*/_refresh")[0] == 200
+        _, left = node.ask("GET", "/long-*/_count")
+        assert isinstance(left, dict)
+        assert left["count"] == 0
+        _, stats = node.ask("GET", "/long-*/_stats/search")
+        assert isinstance(stats, dict)
+        assert stats["_all"]["total"]["search"]["scroll_current"] == 0
+
+
+def test_a_scroll_that_breaks_begins_again() -> None:
+    hits = [{"_index": "mail-2026.11.23", "_id": str(at), "_source": {"version": 1}} for at in range(1500)]
+    full, rest, end = ((200, {"_scroll_id": "s", "hits": {"hits": each}}) for each in (hits[:1000], hits[1000:], []))
+    forgotten = (404, {"error": {"type": "search_phase_execution_exception", "reason": "all shards failed"}})
+    script: tuple[Reply, ...] = (
+        (200, {}), full, full, forgotten, (200, {}), full, full, None, (200, {}), full, full, rest, end, (200, {}),
+    )  # fmt: skip
+    with scripted(searching=script) as (server, seen):
+        assert writer_on(server).withdraw([PART["id"]])
+        assert sorted(id_ for ids in seen for id_ in ids) == sorted(str(hit["_id"]) for hit in hits)
 
 
 @pytest.mark.slow
