@@ -17,7 +17,7 @@ from sink.indexed import HIDDEN, HIDDEN_MAPPING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-VERSION = 1
+VERSION = 2
 """Raise it whenever the mapping changes so that what is written needs the new one."""
 
 Mapped = dict[str, Any]
@@ -27,13 +27,17 @@ _LONGEST = 8191  # characters: Lucene takes 32766 bytes
 _KEYWORD: Mapped = {"type": "keyword", "ignore_above": _LONGEST}
 _FOLDED: Mapped = {**_KEYWORD, "normalizer": _LOWER}
 _IP: Mapped = {"type": "ip", "ignore_malformed": True}
+# A number that its type cannot hold is kept in the document and not found by; the document is found by all else.
+_LONG: Mapped = {"type": "long", "ignore_malformed": True}
+_INTEGER: Mapped = {"type": "integer", "ignore_malformed": True}
+_SECONDS: Mapped = {"type": "float", "ignore_malformed": True}
 _TEXT: Mapped = {"type": "wildcard"}
 """Long text in the server's or a sender's words; a keyword where the server has no such type."""
 
 _BY_TYPE: dict[str, Mapped] = {
     "string": _KEYWORD,
     "array of strings": _KEYWORD,
-    "integer": {"type": "long"},
+    "integer": _LONG,
     "boolean": {"type": "boolean"},
     "time": {"type": "date"},
     "array of {kind, queue_id, host}": {"properties": dict.fromkeys(("kind", "queue_id", "host"), _KEYWORD)},
@@ -43,15 +47,15 @@ _DELIVERY: dict[str, Mapped] = {  # in the order of deliveries.delivery
     "original_recipient": _FOLDED,
     "relay": _FOLDED,
     "relay_ip": _IP,
-    "relay_port": {"type": "integer"},
+    "relay_port": _INTEGER,
     "status": _TEXT,
     "outcome": _KEYWORD,
     "dsn": _KEYWORD,
-    "code": {"type": "integer", "ignore_malformed": True},
+    "code": _INTEGER,
     "date": {"type": "date"},
-    "delay_seconds": {"type": "float"},
+    "delay_seconds": _SECONDS,
     "delays": {
-        "properties": {name: {"type": "float"} for name in ("before_queue", "in_queue", "connection", "transmission")}
+        "properties": dict.fromkeys(("before_queue", "in_queue", "connection", "transmission"), _SECONDS),
     },
     "mailer": _KEYWORD,
     "next_queue_id": _KEYWORD,

@@ -23,7 +23,7 @@ from sink.elasticsearch_settings import connection_of
 from sink.elasticsearch_writer import ElasticsearchWriter
 from sink.index_template import Wanted, template
 from sink.indices import last_taken_day
-from sink.store import Selection
+from sink.store import Selection, Term
 from tests.running import mailspan
 from tests.scripted_http import Asked, Reply, scripted_http
 from tests.search_documents import document
@@ -388,6 +388,44 @@ def test_fewer_lines_never_replace_more_and_old_days_stay_away(node: Node) -> No
         assert writer.write([lesser, newer, full]).indexed == 1
         assert stored() == [newer]
     assert node.ask("GET", "/versions-2026.11.19")[0] == 404
+
+
+def of_version_1(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a template as version 1 had it: only addresses and codes might be malformed."""
+    if value.get("type") in {"long", "float"}:
+        return {"type": value["type"]}
+    return {name: of_version_1(each) if isinstance(each, dict) else each for name, each in value.items()}
+
+
+@pytest.mark.slow
+def test_a_number_that_no_type_holds_costs_no_document(node: Node) -> None:
+    attempt = {
+        "recipient": "alice@example.com", "original_recipient": None, "relay": None, "relay_ip": None,
+        "relay_port": 2**31, "status": "sent", "outcome": "relayed", "dsn": None, "code": 2**40,
+        "date": "2026-11-23T12:00:00.000Z", "delay_seconds": 1e300, "delays": {"before_queue": 1e300},
+    }  # fmt: skip
+    absurd = [
+        document(queue_id=f"4D{day}", date=f"2026-11-{day}T12:00:00.000Z", size=2**63, recipient_count=2**64 - 1,
+                 to=[attempt])
+        for day in (22, 23)
+    ]  # fmt: skip
+    older = of_version_1(template("numbers", Wanted(replicas=0, has_lifecycle=False, has_wildcard=False)))
+    for each in (older, older["template"]["mappings"]):
+        each["_meta"] = {"mailspan": {"version": 1, "digest": "0"}}
+    assert node.ask("PUT", "/_index_template/numbers", older)[0] == 200
+    status, refusal = node.ask("PUT", "/numbers-2026.11.22/_doc/1", absurd[0])
+    assert (status, "supports only finite values" in str(refusal)) == (400, True)
+    with Server(connection_of(Settings(elasticsearch_url=node.url))) as server:
+        with pytest.raises(StoreError, match="of version 1, and 2 is needed"):
+            ElasticsearchWriter(server, "numbers", EVER, patience_seconds=0.0)
+        said = list(DailyIndices(server, "numbers").set_up(Wanted(replicas=0), is_dry_run=False))
+        assert said[-2:] == ["template numbers: updated", "index numbers-2026.11.22: mapping updated"]
+    with real(node, "numbers") as (writer, stored):
+        assert writer.write(absurd).indexed == 2
+        assert stored() == absurd[::-1]
+    with Server(connection_of(Settings(elasticsearch_url=node.url))) as server:
+        to_alice = Selection(((Term("to-relayed:alice@example.com"),),))
+        assert ElasticsearchReader(server, "numbers").count(to_alice) == 2
 
 
 @pytest.mark.slow
