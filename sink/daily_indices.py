@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mailspan.errors import StoreError
 from sink.elasticsearch_settings import explain
-from sink.index_template import Wanted, is_made_of, lifecycle, mapping, template
+from sink.index_template import Wanted, is_made_of, lifecycle, mapping, overruled, template
 from sink.indices import day_of
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class DailyIndices:
         """Install or update lifecycle, template and the mapping of existing indices; yields a line on each.
 
         `has_lifecycle` and `has_wildcard` of `wanted` are found out here. Raises StoreError; where mappings are
-        refused, only after all the other indices.
+        refused, or another template is taken in place of ours, only after all else.
         """
         has_lifecycle, line = self._lifecycle(wanted.retention_days, is_dry_run=is_dry_run)
         yield line
@@ -109,6 +109,15 @@ class DailyIndices:
             doing = f"to update the mapping of {index.name}"
             others = f"; {len(refusals)} indices keep theirs" if len(refusals) > 1 else ""
             raise StoreError(explain(refusal.status, refusal.reason, self._server.shown, doing) + others)
+        if (fault := self.overruled()) is not None:
+            raise StoreError(f"Elasticsearch at {self._server.shown}: {fault}")
+
+    def overruled(self) -> str | None:
+        """Return which other template is taken in place of ours; None where none is. Raises StoreError."""
+        parts = ("name", *(f"index_template.{name}" for name in ("priority", "index_patterns", "_meta")))
+        query = {"filter_path": ",".join(f"index_templates.{part}" for part in parts)}
+        answer = self._server.ask("GET", "/_index_template", "to see the index templates", query=query)
+        return overruled(self._prefix, answer.get("index_templates", ()) if isinstance(answer, dict) else ())
 
     def _update(self, index: Index, mapped: dict[str, Any]) -> Answer | None:
         """Update the mapping of an index; return the answer that refuses it. Raises StoreError: all other failures."""

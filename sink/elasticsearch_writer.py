@@ -81,7 +81,7 @@ class ElasticsearchWriter:
         patience_seconds: float,
         wait: Callable[[float, str], None] = lambda seconds, _reason: time.sleep(seconds),
     ) -> None:
-        """Look whether the template is there. Raises StoreError and NoAnswerError."""
+        """Look whether the template is there and is taken. Raises StoreError and NoAnswerError."""
         self._server = server
         self._prefix = prefix
         self.first_kept = first_kept
@@ -95,7 +95,10 @@ class ElasticsearchWriter:
         """Id and reason of the documents given to `write` that were refused."""
         self._begun: set[str] = set()
         """The indices that were written to after a look at the template: the first document makes an index."""
-        self._must_be_good(DailyIndices(server, prefix).stored_template())
+        indices = DailyIndices(server, prefix)
+        self._must_be_good(indices.stored_template())
+        if (fault := indices.overruled()) is not None:
+            raise StoreError(f"Elasticsearch at {server.shown}: {fault}")
 
     def _must_be_good(self, found: dict[str, Any] | None) -> None:
         """Raise StoreError where nothing may be written with this template."""

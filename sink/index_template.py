@@ -6,6 +6,8 @@ nothing here. Documents are not looked into: what has no mapping is kept in `_so
 
 from __future__ import annotations
 
+import re
+from datetime import date, timedelta
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,15 +15,17 @@ import orjson
 
 from mailspan.document import FIELDS
 from sink.indexed import HIDDEN, HIDDEN_MAPPING
+from sink.indices import index_of_day
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 VERSION = 2
 """Raise it whenever the mapping changes so that what is written needs the new one."""
 
 Mapped = dict[str, Any]
 
+_FIRST_DAY, _DAYS = date(2000, 1, 1), 36_525
 _LOWER = "lower"
 _LONGEST = 8191  # characters: Lucene takes 32766 bytes
 _KEYWORD: Mapped = {"type": "keyword", "ignore_above": _LONGEST}
@@ -123,10 +127,15 @@ def template(prefix: str, wanted: Wanted) -> Mapped:
         index["lifecycle"] = {"name": prefix, "parse_origination_date": True}
     body = {
         "index_patterns": _patterns(prefix),
-        "priority": 500 + len(prefix),  # above what comes with the server, and PREFIX-2 above PREFIX
+        "priority": _priority(prefix),
         "template": {"settings": {"index": index}, "mappings": mapping(has_wildcard=wanted.has_wildcard)},
     }
     return {**body, "_meta": {"mailspan": {"version": VERSION, "digest": _digest(body)}}}
+
+
+def _priority(prefix: str) -> int:
+    """Return what is above the templates that come with the server, and for PREFIX-2 above PREFIX."""
+    return 500 + len(prefix)
 
 
 def _patterns(prefix: str) -> list[str]:
@@ -159,6 +168,32 @@ def template_fault(found: Mapping[str, Any] | None) -> str | None:
     if not isinstance(version, int) or version < VERSION:
         return f"the index template is of version {version}, and {VERSION} is needed; run `mailspan setup`"
     return None
+
+
+def overruled(prefix: str, templates: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return which of a server's index templates is taken for daily indices in place of ours; None if none is.
+
+    Of all that match a name the server takes the one of the highest priority, and nothing of the others. One that
+    carries our mark, of this version or a later one, was made from ours. Looked at are the days of this century.
+    """
+    for each in templates:
+        body = each.get("index_template") or {}
+        priority = int(body.get("priority") or 0)
+        if each.get("name") == prefix or priority <= _priority(prefix) or template_fault(body) is None:
+            continue
+        patterns = [_matching(str(pattern)) for pattern in body.get("index_patterns") or ()]
+        for name in (index_of_day(prefix, _FIRST_DAY + timedelta(days=number)) for number in range(_DAYS)):
+            if any(pattern.fullmatch(name) for pattern in patterns):
+                return (
+                    f"index template {each.get('name')} (priority {priority}) is taken for {name} and others in place"
+                    f" of {prefix} ({_priority(prefix)}); give it a lower priority or other index patterns"
+                )
+    return None
+
+
+def _matching(pattern: str) -> re.Pattern[str]:
+    """Return the pattern of an index template, in which only `*` is special."""
+    return re.compile(".*".join(re.escape(part) for part in re.split(r"\*+", pattern)))
 
 
 def _mark(found: Mapping[str, Any]) -> Mapping[str, Any]:

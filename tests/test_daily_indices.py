@@ -16,7 +16,16 @@ from mailspan.settings import Settings
 from sink.daily_indices import DailyIndices
 from sink.elasticsearch import Server
 from sink.elasticsearch_settings import connection_of
-from sink.index_template import VERSION, Wanted, is_made_of, lifecycle, mapping, template, template_fault
+from sink.index_template import (
+    VERSION,
+    Wanted,
+    is_made_of,
+    lifecycle,
+    mapping,
+    overruled,
+    template,
+    template_fault,
+)
 from sink.indexed import HIDDEN, indexed
 from sink.indices import day_of, index_of, index_of_day
 from tests import golden
@@ -235,6 +244,54 @@ def test_existing_indices_get_the_mapping(node: Node) -> None:
     assert status == 200
     assert isinstance(found, dict)
     assert "mailspan" not in found["older-2026.11.23-mine"]["mappings"].get("_meta", {})
+
+
+def other(patterns: list[str], priority: int, **more: object) -> dict[str, Any]:
+    return {"name": "logs", "index_template": {"index_patterns": patterns, "priority": priority, **more}}
+
+
+@pytest.mark.parametrize(
+    ("found", "is_taken"),
+    [
+        (other(["mail-x-*"], 507), True),
+        (other(["*"], 507), True),
+        (other(["logs-*", "m*-2026.12.*"], 900), True),
+        (other(["mail-x-2026.02.29"], 900), False),
+        (other(["mail-x-2026.02.2?", "mail-x.*", "mail-y-*"], 900), False),
+        (other(["mail-x-*"], 506), False),
+        (other(["*"], 0), False),
+        ({"name": "logs", "index_template": {"index_patterns": ["*"]}}, False),
+        (other(["mail-x-*"], 900, _meta={"mailspan": {"version": VERSION}}), False),
+        (other(["mail-x-*"], 900, _meta={"mailspan": {"version": VERSION - 1}}), True),
+    ],
+)
+def test_a_template_that_is_taken_in_place_of_ours(found: dict[str, Any], is_taken: bool) -> None:  # noqa: FBT001
+    ours = {"name": "mail-x", "index_template": template("mail-x", Wanted())}
+    said = overruled("mail-x", [ours, found])
+    assert (said is not None) == is_taken
+    if said is not None:
+        assert "index template logs (priority " in said
+
+
+@pytest.mark.slow
+def test_another_template_is_told_by_setup_and_by_who_writes(node: Node) -> None:
+    settings = {"ELASTICSEARCH_URL": node.url, "INDEX_PREFIX": "overruled", "STORE": node.url}
+    assert node.ask("PUT", "/_index_template/theirs", {"index_patterns": ["over*-2026.*"], "priority": 2000})[0] == 200
+    try:
+        said = (
+            f"mailspan: Elasticsearch at {node.url}: index template theirs (priority 2000) is taken for"
+            " overruled-2026.01.01 and others in place of overruled (509); give it a lower priority or other index"
+            " patterns\n"
+        )
+        done = mailspan("setup", settings=settings)
+        assert (done.returncode, done.stderr.decode()) == (3, said)
+        assert b"template overruled: created" in done.stdout
+        done = mailspan("index", "-", settings=settings)
+        assert (done.returncode, done.stderr.decode()) == (3, said)
+    finally:
+        assert node.ask("DELETE", "/_index_template/theirs")[0] == 200
+    done = mailspan("setup", settings=settings)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 TODAY = date(2026, 11, 25)
