@@ -14,7 +14,7 @@ from sink.index_template import Wanted, is_made_of, lifecycle, mapping, overrule
 from sink.indices import day_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import date
 
     from sink.elasticsearch import Answer, Server
@@ -81,7 +81,7 @@ class DailyIndices:
         self._server.ask("DELETE", f"/{index.name}", f"to delete {index.name}", query=query)
 
     def set_up(self, wanted: Wanted, *, is_dry_run: bool) -> Iterator[str]:
-        """Install or update lifecycle, template and the mapping of existing indices; yields a line on each.
+        """Install or update lifecycle, template and both of existing indices; yields a line on each.
 
         `has_lifecycle` and `has_wildcard` of `wanted` are found out here. Raises StoreError; where mappings are
         refused, or another template is taken in place of ours, only after all else.
@@ -94,7 +94,10 @@ class DailyIndices:
         yield self._template(wanted, is_dry_run=is_dry_run)
         mapped = mapping(has_wildcard=wanted.has_wildcard)
         refusals = []
-        for index in self.all():
+        every = self.all()
+        if has_lifecycle:
+            yield from self._attach_lifecycle(every, is_dry_run=is_dry_run)
+        for index in every:
             if index.is_closed:
                 yield f"index {index.name}: closed: left as it is"
             elif not is_made_of(self._mapping_of(index), mapped):
@@ -118,6 +121,24 @@ class DailyIndices:
         query = {"filter_path": ",".join(f"index_templates.{part}" for part in parts)}
         answer = self._server.ask("GET", "/_index_template", "to see the index templates", query=query)
         return overruled(self._prefix, answer.get("index_templates", ()) if isinstance(answer, dict) else ())
+
+    def _attach_lifecycle(self, indices: Sequence[Index], *, is_dry_run: bool) -> Iterator[str]:
+        """Give the policy to the open indices without one, as those made before there was any; yields a line on each.
+
+        What somebody gave another policy keeps it.
+        """
+        if not indices:
+            return
+        path = f"/{self._prefix}-*/_settings/index.lifecycle.name"
+        query = {"flat_settings": "true", "expand_wildcards": "open,closed,hidden"}
+        found = self._server.ask("GET", path, "to see lifecycles", query=query)
+        settings = {"index.lifecycle.name": self._prefix, "index.lifecycle.parse_origination_date": True}
+        for index in indices:
+            if not index.is_closed and not found.get(index.name, {}).get("settings"):
+                if not is_dry_run:
+                    doing = f"to give {index.name} its lifecycle"
+                    self._server.ask("PUT", f"/{index.name}/_settings", doing, body=settings)
+                yield f"index {index.name}: lifecycle {'would be set' if is_dry_run else 'set'}"
 
     def _update(self, index: Index, mapped: dict[str, Any]) -> Answer | None:
         """Update the mapping of an index; return the answer that refuses it. Raises StoreError: all other failures."""

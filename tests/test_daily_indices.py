@@ -397,6 +397,40 @@ def test_the_policy_is_installed_where_there_are_such(status: int, body: bytes, 
         assert seen == [("PUT", "/_ilm/policy/mail", lifecycle(90))] * puts
 
 
+def test_indices_made_before_the_policy_get_it() -> None:
+    mapped = mapping(has_wildcard=True)
+    puts: list[tuple[str, Any]] = []
+
+    def reply(asked: Asked) -> Reply:
+        path = asked.path.partition("?")[0]
+        if asked.method == "PUT":
+            puts.append((path, orjson.loads(asked.body)))
+            return 200, {"acknowledged": True}
+        if path.startswith("/_ilm/policy"):
+            return 200, stored()
+        if path.startswith("/_index_template"):
+            ours = template("mail", Wanted())
+            return 200, {"index_templates": [{"name": "mail", "index_template": ours}]}
+        if path.startswith("/_resolve/index"):
+            names = [*(f"mail-2026.11.2{day}" for day in range(1, 5)), "mail-2026.11.24-old"]
+            closed = {"mail-2026.11.24"}
+            return 200, {"indices": [{"name": name, "attributes": ["closed"] * (name in closed)} for name in names]}
+        if path.endswith("/_mapping"):
+            return 200, {path.split("/")[1]: {"mappings": mapped}}
+        theirs = {"settings": {"index.lifecycle.name": "theirs"}}
+        return 200, {"mail-2026.11.21": theirs, "mail-2026.11.22": {"settings": {}}, "mail-2026.11.24-old": {}}
+
+    with scripted_http(reply) as url, Server(connection_of(Settings(elasticsearch_url=url))) as server:
+        would = list(DailyIndices(server, "mail").set_up(Wanted(), is_dry_run=True))
+        assert puts == []
+        said = list(DailyIndices(server, "mail").set_up(Wanted(), is_dry_run=False))
+    given = {"index.lifecycle.name": "mail", "index.lifecycle.parse_origination_date": True}
+    assert puts == [(f"/mail-2026.11.{day}/_settings", given) for day in (22, 23)]
+    closed = "index mail-2026.11.24: closed: left as it is"
+    assert said[2:] == [*(f"index mail-2026.11.{day}: lifecycle set" for day in (22, 23)), closed]
+    assert would[2:] == [*(f"index mail-2026.11.{day}: lifecycle would be set" for day in (22, 23)), closed]
+
+
 def test_without_the_right_to_see_policies_it_is_not_said_that_there_are_none() -> None:
     refusal = b'{"error":{"type":"security_exception","reason":"no"}}'
     with policies(403, refusal) as (server, _), pytest.raises(StoreError, match="no right to see lifecycle policies"):
