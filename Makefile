@@ -18,7 +18,7 @@ INPUTS ?= 1000000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types accept docs facts fuzz bench bench-all bench-open bench-search bench-kafka bench-sink bench-freshness compiled kafka elasticsearch tail-property chaos chaos-chain compose-config image-test lock clean
+.PHONY: help run test check lint format types accept docs facts fuzz bench bench-all bench-open bench-search bench-search-elasticsearch bench-kafka bench-sink bench-freshness compiled kafka elasticsearch tail-property chaos chaos-chain compose-config image-test lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -100,6 +100,9 @@ compiled: .venv/.dev ## the optional compiled core, in build/compiled (needs gcc
 
 bench-search: .venv/.run ## how long each kind of search takes on a million transactions
 	@$(BIN)/python -m bench.search $(ARGS)
+
+bench-search-elasticsearch: .venv/.run ## the same on 30 daily indices of a real Elasticsearch, and what writing them costs
+	@$(BIN)/python -m bench.search_elasticsearch $(ARGS)
 
 bench-kafka: .venv/.run ## the pipeline on a real broker: CPU per line, and restoring a million open transactions
 	@$(BIN)/python -m bench.kafka $(ARGS)

@@ -21,7 +21,7 @@ import orjson
 from tests.jars import ServerError, end, foreground, free_port, jars
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 VERSION = "7.17.29"
 _ARTIFACTS = (
@@ -33,19 +33,30 @@ _ARTIFACTS = (
 _MAIN = Path(__file__).parent / "ElasticsearchServer.java"
 _START_SECONDS = 120.0
 _HEAP = "1g"
+QUICK_START = ("-Xms256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""What makes a JVM answer soon, and compute slower than it could."""
 
 
 class Node:
-    """One node that is a cluster of its own; `url` is what clients are told. `settings` are those of a node."""
+    """One node that is a cluster of its own; `url` is what clients are told.
+
+    `settings` are those of a node, `jvm` options of its JVM.
+    """
 
     def __init__(
-        self, folder: Path, *, port: int = 0, heap: str = _HEAP, settings: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        heap: str = _HEAP,
+        jvm: Sequence[str] = QUICK_START,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.settings = dict(settings or {})  # what is changed here counts from the next start on
-        self._heap = heap
+        self.jvm = (f"-Xmx{heap}", *jvm)
         self._transport_port = free_port()
         self._classpath = f"{jars('elasticsearch', VERSION, _ARTIFACTS)}/*"
         self._process: subprocess.Popen[bytes] | None = None
@@ -129,10 +140,7 @@ class Node:
     def _command(self) -> list[str]:
         return [
             "java",
-            f"-Xmx{self._heap}",
-            "-Xms256m",
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
+            *self.jvm,
             "-cp",
             self._classpath,
             str(_MAIN),
@@ -157,10 +165,15 @@ class Node:
 
 @contextmanager
 def running(
-    folder: Path, *, port: int = 0, heap: str = _HEAP, settings: Mapping[str, str] | None = None
+    folder: Path,
+    *,
+    port: int = 0,
+    heap: str = _HEAP,
+    jvm: Sequence[str] = QUICK_START,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Node]:
     """Run a node in the folder; it ends with the block."""
-    node = Node(folder, port=port, heap=heap, settings=settings)
+    node = Node(folder, port=port, heap=heap, jvm=jvm, settings=settings)
     try:
         node.start()
         yield node
