@@ -2,15 +2,16 @@
 
 A selection becomes term, prefix, range and wildcard queries on exact values: no text of a user reaches a parser of
 query strings. Only the indices of the asked days are asked, by their exact names, and of the days before them as many
-as a mail may be in a queue: what rests longer than that is found by its date alone. What is missing in an answer is
-in `faults` and `gaps`, for the reader to be told.
+as a mail may be in a queue: what rests longer than that is found by its date alone. The newest days are asked first,
+the others only where these have too little: each index costs, whether anything is found in it or not. What is missing
+in an answer is in `faults` and `gaps`, for the reader to be told.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from datetime import date, timedelta
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -19,7 +20,6 @@ from mailspan.errors import StoreError, UsageError
 from sink.bulk import reason_of
 from sink.daily_indices import DailyIndices
 from sink.elasticsearch_settings import explain
-from sink.facets import COLUMNS, facets_of
 from sink.index_template import mapping
 from sink.indexed import HIDDEN, SUBJECT, TERMS, UPDATED
 from sink.indices import day_of_ms
@@ -35,13 +35,18 @@ if TYPE_CHECKING:
 QUEUE_DAYS = 6
 """A mail that was last updated on an asked day may have begun so many days before it: the queue lifetime and a day."""
 
+_INDICES_AT_ONCE = (3,)
+"""So many are asked first, and then all others: today's may be young, and there may be some of days ahead."""
 _DOCUMENTS_AT_ONCE = 1000
 _BUCKETS_AT_ONCE = 5000
 _MOST_DAYS_SHOWN = 3
 _LONGEST_REASON = 200
 _LONGEST_SUBJECT = 256
 """Lucene makes an automaton of what is looked for; one character may cost it as much as the length."""
+_LEAST = -(1 << 63)
+"""The least number of its type, so that nothing of the same millisecond comes after it."""
 _SECONDS = 60.0
+_NOT_NOW = 503  # HTTP's own
 _FIELD_OF = {
     "outcomes": "outcomes", "dsn": "dsns", "relay": "relays", "recipient": "recipients",
     "sender": f"{HIDDEN}.sender", "sender_domain": f"{HIDDEN}.sender_domain",
@@ -50,8 +55,19 @@ _FIELD_OF = {
 """The index's field for a field that is counted by, where it has another name."""
 
 
-_FIELDS = mapping(has_wildcard=True)["properties"]
-"""In the order in which documents are written; a test compares the bytes."""
+_Order = dict[str, "_Order"]
+
+
+def _order_of(properties: Mapping[str, Any]) -> _Order:
+    return {name: _order_of(each.get("properties", {})) for name, each in properties.items()}
+
+
+_ORDER = _order_of(mapping(has_wildcard=True)["properties"])
+"""The fields in the order in which documents are written, with those inside them; a test compares the bytes."""
+
+
+_WHOLE: Mapping[str, Any] = {}
+"""Documents as they were written."""
 
 
 class ElasticsearchReader:
@@ -69,12 +85,14 @@ class ElasticsearchReader:
         found: list[tuple[int, str, int, bytes]] = []
         mails: set[str] = set()
         names = self._indices(selection)
-        for hit in self._hits(names, selection, at_once=min(limit + 1, _DOCUMENTS_AT_ONCE)):
+        at_once = min(limit + 1, _DOCUMENTS_AT_ONCE)
+        parts = (self._hits(part, selection, at_once=at_once) for part in _newest_first(names))
+        for hit in chain.from_iterable(parts):
             milliseconds = int(hit["sort"][0])
             # All documents of the last millisecond are read, so that of these the first by id are given.
             if len(mails) >= limit and -milliseconds != found[-1][0]:
                 break
-            document = _in_order(hit["_source"], _FIELDS)
+            document = _in_order(hit["_source"], _ORDER)
             mails.add(_mail_of(document))
             found.append((-milliseconds, _mail_of(document), document.get("page", 0), orjson.dumps(document)))
         found.sort()
@@ -87,19 +105,19 @@ class ElasticsearchReader:
         names = self._indices(selection)
         answer = self._search(names, body)
         plain = int(answer["hits"]["total"]["value"]) if answer else 0
-        return plain + len({_mail_of(hit["_source"]) for hit in self._hits(names, selection, paged=True)})
+        return plain + len({mail for mail, _, _ in self._pages(names, selection)})
 
     def count_by(self, selection: Selection, field: str) -> dict[str, int]:
         """Return how many mails have each value of `field`; see DocumentReader."""
-        source = {"terms": {"field": _FIELD_OF.get(field, field), "missing_bucket": True}}
+        indexed = _FIELD_OF.get(field, field)
+        source = {"terms": {"field": indexed, "missing_bucket": True}}
         counts: Counter[str] = Counter()
         names = self._indices(selection)
         for value, number in self._buckets(names, selection, source):
             counts["" if value is None else str(value)] += number
         values: dict[str, set[str]] = {}
-        for hit in self._hits(names, selection, paged=True):
-            page = hit["_source"]
-            values.setdefault(_mail_of(page), set()).update(_values_of(page, field))
+        for mail, some, _ in self._pages(names, selection, indexed):
+            values.setdefault(mail, set()).update(some)
         for found in values.values():
             counts.update(found - {""} or {""})
         return dict(counts)
@@ -111,9 +129,22 @@ class ElasticsearchReader:
         names = self._indices(selection)
         for value, number in self._buckets(names, selection, source):
             counts[int(value)] += number
-        begin = {_mail_of(hit["_source"]): int(hit["sort"][0]) for hit in self._hits(names, selection, paged=True)}
+        begin = {mail: milliseconds for mail, _, milliseconds in self._pages(names, selection)}
         counts.update(milliseconds // BUCKET_MS * BUCKET_MS for milliseconds in begin.values())
         return dict(counts)
+
+    def _pages(
+        self, names: Sequence[str], selection: Selection, field: str = "id"
+    ) -> Iterator[tuple[str, list[str], int]]:
+        """Yield mail, values of `field` and date in milliseconds of each page of a mail with several.
+
+        From the columns and not from the documents: a page may hold 500 recipients with all that was said of them.
+        """
+        columns = {"_source": False, "docvalue_fields": list(dict.fromkeys(("id", "page", field)))}
+        for hit in self._hits(names, selection, paged=True, wanted=columns):
+            found = hit["fields"]
+            mail = _mail_of({"id": found["id"][0], "page": found.get("page", [0])[0]})
+            yield mail, found.get(field, [""]), int(hit["sort"][0])
 
     def _hits(
         self,
@@ -122,20 +153,53 @@ class ElasticsearchReader:
         *,
         paged: bool | None = None,
         at_once: int = _DOCUMENTS_AT_ONCE,
+        wanted: Mapping[str, Any] = _WHOLE,
     ) -> Iterator[dict[str, Any]]:
+        """Yield what is found, newest first, in no order within a millisecond.
+
+        The id is not sorted by: a text is looked up for every document that is newer than those before it, and
+        documents lie in an index in the order of their dates. The second key is a number, which costs little, and one
+        that is hidden: an index that was made without the template has none, and its shards fail instead of finding
+        nothing.
+        """
+        query = _query(selection, paged=paged)
+        order = [{"date": "desc"}, {UPDATED: "desc"}]
+        body: dict[str, Any] = {"size": at_once, "sort": order, "track_total_hits": False, **wanted}
+        known: set[str] = set()
+        while True:
+            answer = self._search(names, {**body, "query": query})
+            hits = answer["hits"]["hits"] if answer else []
+            yield from (hit for hit in hits if hit["_id"] not in known)
+            if len(hits) < body["size"]:
+                return
+            # The next part begins with the last millisecond of this one, which may have more.
+            last = int(hits[-1]["sort"][0])
+            known = {hit["_id"] for hit in hits if hit["sort"][0] == last}
+            body = {**body, "size": _DOCUMENTS_AT_ONCE, "search_after": [last + 1, _LEAST]}
+            if len(known) == len(hits):
+                yield from self._of_one_millisecond(names, query, last, known, wanted)
+                known = set()
+                body["search_after"] = [last, _LEAST]
+
+    def _of_one_millisecond(
+        self, names: Sequence[str], query: dict[str, Any], milliseconds: int, known: set[str], wanted: Mapping[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield what is found of one millisecond, which may be any number, but what is known."""
+        at = {"range": {"date": {"gte": milliseconds, "lte": milliseconds, "format": "epoch_millis"}}}
         body: dict[str, Any] = {
-            "query": _query(selection, paged=paged),
-            "size": at_once,
+            "query": {"bool": {"filter": [query, at]}},
+            "size": _DOCUMENTS_AT_ONCE,
             "sort": [{"date": "desc"}, {"id": "asc"}],
             "track_total_hits": False,
+            **wanted,
         }
         while True:
             answer = self._search(names, body)
             hits = answer["hits"]["hits"] if answer else []
-            yield from hits
-            if len(hits) < body["size"]:
+            yield from (hit for hit in hits if hit["_id"] not in known)
+            if len(hits) < _DOCUMENTS_AT_ONCE:
                 return
-            body = {**body, "size": _DOCUMENTS_AT_ONCE, "search_after": hits[-1]["sort"]}
+            body = {**body, "search_after": hits[-1]["sort"]}
 
     def _buckets(
         self, names: Sequence[str], selection: Selection, source: Mapping[str, Any]
@@ -164,13 +228,17 @@ class ElasticsearchReader:
         if "error" in found:
             status = int(found.get("status", 500))
             reason = reason_of(found["error"], status)
+            if status == _NOT_NOW and found["error"].get("type") == "search_phase_execution_exception":
+                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                self._fault(f"no shard of {names[0]}{more} answered ({reason}): mail is missing here")
+                return None
             raise StoreError(explain(status, reason, self._server.shown, "to search"))
         shards = found["_shards"]
         if shards["failed"] or found.get("timed_out"):
             failures = [
                 f" ({each.get('index')}: {' '.join(reason.split())[:_LONGEST_REASON]})"
                 for each in shards.get("failures", ())
-                if (reason := str(each.get("reason", {}).get("reason", "")))
+                if (reason := str(each.get("reason", {}).get("reason") or each.get("reason", {}).get("type") or ""))
             ]
             first = next(iter(failures), "")
             self._fault(f"{shards['failed']} of {shards['total']} shards did not answer{first}: mail is missing here")
@@ -202,6 +270,17 @@ class ElasticsearchReader:
     def _fault(self, message: str) -> None:
         if message not in self.faults:
             self.faults.append(message)
+
+
+def _newest_first(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield parts of the names of indices, which are in the order of their days: the newest are the first part."""
+    end = len(names)
+    for number in _INDICES_AT_ONCE:
+        if end:
+            yield names[max(0, end - number) : end]
+            end = max(0, end - number)
+    if end:
+        yield names[:end]
 
 
 def _days(selection: Selection) -> tuple[date | None, date | None, date | None]:
@@ -252,23 +331,18 @@ def _escaped(text: str) -> str:
     return text
 
 
-def _in_order(value: Any, fields: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
+def _in_order(document: Mapping[str, Any], order: _Order) -> dict[str, Any]:
     """Return a document with its fields in their order again: Elasticsearch mixes them as it leaves hidden ones out."""
-    if isinstance(value, list):
-        return [_in_order(each, fields) for each in value]
-    if not isinstance(value, dict):
-        return value
-    names = [*(name for name in fields if name in value), *(name for name in value if name not in fields)]
-    return {name: _in_order(value[name], fields.get(name, {}).get("properties", {})) for name in names}
+    found = {name: document[name] for name in order if name in document}
+    for name, inside in order.items():
+        if inside and (value := found.get(name)):
+            if isinstance(value, dict):
+                found[name] = _in_order(value, inside)
+            elif isinstance(value, list):
+                found[name] = [_in_order(each, inside) for each in value]
+    return {**found, **document, **found} if len(found) < len(document) else found
 
 
 def _mail_of(document: Document) -> str:
     identity, page = str(document["id"]), document.get("page", 0)
     return identity.removesuffix(f"#{page}") if page else identity
-
-
-def _values_of(document: Document, field: str) -> list[str]:
-    if field in COLUMNS:
-        column, values_of = COLUMNS[field]
-        return values_of(getattr(facets_of(document, 0, 0, 0), column))
-    return [str(document.get(field) or "")]

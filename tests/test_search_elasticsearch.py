@@ -113,6 +113,52 @@ def test_missing_and_closed_days_are_said(node: Node) -> None:
     assert reader.faults == [f"{names[5]} is closed: its mail is missing here; open it"]
 
 
+def test_an_index_without_its_shards_is_said(node: Node) -> None:
+    nowhere = {"number_of_shards": 1, "number_of_replicas": 0, "index.routing.allocation.require._name": "nobody"}
+    mail = document(queue_id="4D1", date="2026-11-20T12:00:00.000Z")
+    put(node, "reds", [mail])
+    for day in (21, 22, 23):  # as many as are asked first
+        assert node.ask("PUT", f"/reds-2026.11.{day}?wait_for_active_shards=0", {"settings": nowhere})[0] == 200
+    reader = on(node, "reds")
+    assert ids(reader.newest(Selection(()), 10)) == [mail["id"]]
+    assert reader.faults == [
+        "no shard of reds-2026.11.21 and 2 more answered (all shards failed): mail is missing here"
+    ]
+    reader = on(node, "reds")
+    assert reader.count(Selection(())) == 1
+    shards = "(reds-2026.11.21: no_shard_available_action_exception)"
+    assert reader.faults == [f"3 of 4 shards did not answer {shards}: mail is missing here"]
+
+
+def test_a_millisecond_with_more_mail_than_one_answer_holds(node: Node) -> None:
+    moments = [stamp(1_795_420_800), *[stamp(1_795_420_801)] * 2500, stamp(1_795_420_802)]
+    mails = [document(queue_id=f"4E{number:04}", date=date) for number, date in enumerate(moments)]
+    put(node, "moment", mails)
+    reader = on(node, "moment")
+    expected = [each["id"] for each in sorted(mails, key=lambda each: (-milliseconds(each["date"]), each["id"]))]
+    for limit in (1, 2, 100, 1001, 2501, 2502, 9999):
+        assert ids(reader.newest(Selection(()), limit)) == expected[:limit], limit
+
+
+def test_the_newest_days_are_enough_where_they_have_enough(node: Node) -> None:
+    mails = days(node, "newest-days")
+    reader = on(node, "newest-days")
+    for limit in (1, 2, 3, 4, 9, 10, 11):
+        assert ids(reader.newest(Selection(()), limit)) == [each["id"] for each in mails[::-1][:limit]]
+    status, before = node.ask("GET", "/newest-days-*/_stats/search")
+    assert len(reader.newest(Selection(()), 2)) == 2
+    _, after = node.ask("GET", "/newest-days-*/_stats/search")
+    assert status == 200
+    assert isinstance(before, dict)
+    assert isinstance(after, dict)
+    asked = [
+        name
+        for name, found in after["indices"].items()
+        if found["total"]["search"]["query_total"] > before["indices"][name]["total"]["search"]["query_total"]
+    ]
+    assert sorted(asked) == [index_of("newest-days", each["date"]) for each in mails[-3:]]
+
+
 def test_look_alikes_are_not_read(node: Node) -> None:
     mails = days(node, "alike")
     for name in ("alike-2026.11.23-old", "alike-2026.02.30", "alike-x-2026.11.23", "alike-2026.1.1"):
