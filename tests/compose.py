@@ -32,9 +32,6 @@ LOOPBACK = "127.0.0.1:"
 LEAST_GRACE_SECONDS = 15
 METRICS_PORT = "9464"
 WITHOUT_HEALTH = {
-    "producer-tail": "it serves nothing that could be asked",
-    "producer-syslog": "a connection to its port would be a sender's",
-    "reducer": "it serves nothing that could be asked",
     "sink": "it serves nothing that could be asked",
 }
 """Services that run on and have no healthcheck, and why: none is better than one that looks at nothing."""

@@ -60,7 +60,7 @@ PLANTED = {
     "no limit of memory": ("    mem_limit: 1536m\n", "", "kibana: no mem_limit"),
     "new privileges": ("no-new-privileges:true", "no-new-privileges:false", "kafka: may gain privileges"),
     "too short a grace": ("stop_grace_period: 20s", "stop_grace_period: 10s", "sink: stop_grace_period"),
-    "no restart": ("  restart: unless-stopped\n  depends_on:", "  depends_on:", "sink: does not come back"),
+    "no restart": ("  restart: unless-stopped\n  depends_on:", "  depends_on:", "reducer: does not come back"),
     "no healthcheck": ("    healthcheck:\n      # 503", "    x-none:\n      # 503", "kibana: no healthcheck"),
     "a healthcheck that is off": ("test: [CMD-SHELL, wget -q -O /dev/null http://127.0.0.1:3000/api/health]", "test: [NONE]", "grafana: a healthcheck that looks at nothing"),
     "a healthcheck that looks at nothing": (
@@ -90,6 +90,7 @@ PLANTED = {
     "a wrong value": ('MAILSPAN_PARTITIONS: "12"', 'MAILSPAN_PARTITIONS: "no"', "sink: MAILSPAN_PARTITIONS: 'no' is not right"),
     "a command that is none": ("command: [reduce]", "command: [reduces]", "reducer: no such command: 'reduces'"),
     "an argument that is none": ("      - --zone", "      - --zones", "producer-tail: unrecognized arguments: --zones"),
+    "metrics elsewhere": ("0.0.0.0:9464", "0.0.0.0:9465", "reducer: its metrics and its healthcheck"),
     "a healthcheck that nobody looked at": (
         "    command: [sink]",
         "    command: [sink]\n    healthcheck:\n      test: [CMD, python3, -c, pass]",
