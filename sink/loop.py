@@ -68,7 +68,7 @@ class Waiting:
 
 
 class Loop:
-    """Runs until told to stop. `first_kept` is asked for the oldest day that is kept; `report` gets lines to say."""
+    """Runs until told to stop. `days` is asked for the oldest and the newest that are written; `report` gets lines."""
 
     def __init__(
         self,
@@ -77,14 +77,14 @@ class Loop:
         waiting: Waiting,
         stop: Stop,
         *,
-        first_kept: Callable[[], date],
+        days: Callable[[], tuple[date, date]],
         report: Callable[[str], None],
     ) -> None:
         self._kafka = kafka
         self._writer = writer
         self._waiting = waiting
         self._stop = stop
-        self._first_kept = first_kept
+        self._days = days
         self._report = report
         self.counts: Counter[str] = Counter()
         """What became of all records whose offsets were passed: `records` is the sum of the others."""
@@ -124,7 +124,7 @@ class Loop:
         if not records:
             self._kafka.commit({})  # what could not be committed before
             return
-        self._writer.first_kept = self._first_kept()
+        self._writer.first_kept, self._writer.last_taken = self._days()
         became = self._settle(records)
         if all(name is not None for name in became):
             self._waiting.over()

@@ -31,11 +31,6 @@ OURS = "mailspan:local"
 LOOPBACK = "127.0.0.1:"
 LEAST_GRACE_SECONDS = 15
 METRICS_PORT = "9464"
-WITHOUT_HEALTH = {
-    "sink": "it serves nothing that could be asked",
-}
-"""Services that run on and have no healthcheck, and why: none is better than one that looks at nothing."""
-
 _SCHEMA = "builtin_schemas/vendor/compose-spec.json"
 _VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
 _TAG = re.compile(r"[a-z0-9./-]+:v?\d+\.\d+\.\d+(?:[.-][a-z0-9.-]+)?")
@@ -78,7 +73,7 @@ def faults(text: str, root: Path = ROOT) -> list[str]:
     services: dict[str, dict[str, Any]] = content["services"]
     found += [f"{where}: looks like a secret" for where in _secrets(content, "")]
     for name, service in services.items():
-        for fault in (*_faults_of(service, services), *_health_faults(name, service)):
+        for fault in (*_faults_of(service, services), *_health_faults(service)):
             found.append(f"{name}: {fault}")
     used = {volume for service in services.values() for volume in _named_volumes(service)}
     declared = set(content.get("volumes") or _NO_VOLUMES)
@@ -130,14 +125,11 @@ def _faults_of(service: Mapping[str, Any], services: Mapping[str, Mapping[str, A
         yield from _our_faults(service)
 
 
-def _health_faults(name: str, service: Mapping[str, Any]) -> Iterator[str]:
+def _health_faults(service: Mapping[str, Any]) -> Iterator[str]:
     if is_one_shot(service):
         return
     check = service.get("healthcheck")
-    if name in WITHOUT_HEALTH:
-        if check is not None:
-            yield "its healthcheck is not looked at here"
-    elif check is None or check.get("disable") or not check.get("test"):
+    if check is None or check.get("disable") or not check.get("test"):
         yield "no healthcheck"
     elif check["test"] in _EMPTY_CHECKS:
         yield "a healthcheck that looks at nothing"

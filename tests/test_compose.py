@@ -91,10 +91,10 @@ PLANTED = {
     "a command that is none": ("command: [reduce]", "command: [reduces]", "reducer: no such command: 'reduces'"),
     "an argument that is none": ("      - --zone", "      - --zones", "producer-tail: unrecognized arguments: --zones"),
     "metrics elsewhere": ("0.0.0.0:9464", "0.0.0.0:9465", "reducer: its metrics and its healthcheck"),
-    "a healthcheck that nobody looked at": (
+    "a healthcheck of something else": (
         "    command: [sink]",
         "    command: [sink]\n    healthcheck:\n      test: [CMD, python3, -c, pass]",
-        "sink: its healthcheck is not looked at here",
+        "sink: its metrics and its healthcheck",
     ),
 }  # fmt: skip
 """What is replaced in the file, by what, and the fault that must be told."""

@@ -21,7 +21,7 @@ from mailspan.terminal import sanitise
 from sink.elasticsearch import NoAnswerError, Server
 from sink.elasticsearch_settings import connection_of
 from sink.elasticsearch_writer import ElasticsearchWriter
-from sink.indices import first_kept_day
+from sink.indices import first_kept_day, last_taken_day
 from sink.kafka import STAGE, SinkKafka
 from sink.loop import Loop, Waiting
 
@@ -62,14 +62,14 @@ def run(args: argparse.Namespace) -> int:
 def _run(settings: Settings, connection: Connection, kafka: SinkKafka, stop: Stop, served: Served) -> None:
     waiting = Waiting(kafka, _say)
 
-    def first_kept() -> date:
+    def days() -> tuple[date, date]:
         today = datetime.now(UTC).date()
-        return first_kept_day(today, min(settings.retention_days, today.toordinal()))
+        return first_kept_day(today, min(settings.retention_days, today.toordinal())), last_taken_day(today)
 
     with Server(connection) as server:
-        writer = _writer(server, settings, first_kept(), stop, waiting)
+        writer = _writer(server, settings, days()[0], stop, waiting)
         if writer is not None:
-            loop = Loop(kafka, writer, waiting, stop, first_kept=first_kept, report=_say)
+            loop = Loop(kafka, writer, waiting, stop, days=days, report=_say)
             loop.turned, served.figures, served.is_ready = served.turn, loop.figures, lambda: kafka.is_ready
             loop.run()
 
