@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 _START_SECONDS = 10.0
 _LOOK_SECONDS = 5.0
+_ANSWER_SECONDS = 10.0
+_LOOKS = 3
 _SILENT_SECONDS = 5.0  # the client itself would say nothing for a minute, or ever
 _LARGEST_BATCH_BYTES = 1_000_000  # librdkafka's message.max.bytes: a smaller limit would refuse lines for ever
 _QUEUE_KBYTES = 32 * 1024  # with what librdkafka and Python add, well below 200 MB in all
@@ -63,6 +65,10 @@ _log.propagate = False
 
 class KafkaUseError(MailspanError):
     """Kafka cannot be used; the message says what to look at."""
+
+
+class _NoAnswerError(KafkaUseError):
+    """No answer came in time."""
 
 
 class TopicState(NamedTuple):
@@ -139,8 +145,10 @@ class Admin:
     def may_write(self, name: str) -> bool:
         """Whether the user may write to a topic; true where the broker does not tell."""
         topics = TopicCollection([name])
-        future = self._client.describe_topics(topics, include_authorized_operations=True)[name]
-        allowed = self._wait(future, f"to see {name}").authorized_operations
+        described = self._look(
+            lambda: self._client.describe_topics(topics, include_authorized_operations=True)[name], f"to see {name}"
+        )
+        allowed = described.authorized_operations
         return not allowed or AclOperation.WRITE in allowed
 
     def topic_setting(self, topic: str, name: str) -> str | None:
@@ -178,14 +186,24 @@ class Admin:
         self._wait(futures[resource], f"to alter {name}")
 
     def _configs(self, resource: ConfigResource, doing: str) -> dict[str, ConfigEntry]:
-        found: dict[str, ConfigEntry] = self._wait(self._client.describe_configs([resource])[resource], doing)
+        found: dict[str, ConfigEntry] = self._look(lambda: self._client.describe_configs([resource])[resource], doing)
         return found
 
-    def _wait(self, future: Any, doing: str) -> Any:  # noqa: ANN401 - the client's futures hold each its own
+    def _look(self, ask: Callable[[], Any], doing: str) -> Any:  # noqa: ANN401 - the client's futures hold each its own
+        """Ask for what changes nothing; again where no answer comes, as from a broker that was just away."""
+        for _ in range(_LOOKS - 1):
+            with suppress(_NoAnswerError):
+                return self._wait(ask(), doing, _ANSWER_SECONDS)
+        return self._wait(ask(), doing, _ANSWER_SECONDS)
+
+    def _wait(self, future: Any, doing: str, seconds: float = 60.0) -> Any:  # noqa: ANN401 - as above
         try:
-            return future.result(timeout=60.0)
+            return future.result(timeout=seconds)
         except KafkaException as exception:
             raise KafkaUseError(_explain(_fault_of(exception), self._settings, doing)) from None
+        except TimeoutError:
+            error = KafkaError(KafkaError._TIMED_OUT, f"no answer within {seconds:.0f} s")  # noqa: SLF001 - its public name
+            raise _NoAnswerError(_explain(error, self._settings, doing)) from None
 
 
 class KafkaTopic:
