@@ -11,7 +11,7 @@ letter. It has neither key nor value.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,6 +67,21 @@ def read_headers(headers: Iterable[tuple[str, Any]] | Mapping[str, Any] | None) 
 def mark_of(letter: Source) -> Headers:
     """Return the headers of the record that says that the letter at this place was replayed."""
     return headers_of(DeadLetter("this letter was replayed", REPLAY, letter, ()))
+
+
+class HasHeaders(Protocol):
+    """A record as a client gives it."""
+
+    def headers(self) -> Any:  # noqa: ANN401 - pairs, a mapping or nothing: each client's own
+        """Return its headers."""
+
+
+def headers_of_record(record: HasHeaders) -> Headers:
+    """Return all headers of a record; none where the client itself stumbles over them (a name that is no UTF-8)."""
+    try:
+        return headers_in(record.headers())
+    except (ValueError, SystemError):
+        return ()
 
 
 def headers_in(headers: Iterable[tuple[str, Any]] | Mapping[str, Any] | None) -> Headers:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from mailspan.kafka_settings import CREDENTIALS, explain, is_telling
 
-_AWAY = CREDENTIALS | {"_ALL_BROKERS_DOWN", "_SSL", "_RESOLVE"}
+AWAY = CREDENTIALS | {"_ALL_BROKERS_DOWN", "_SSL", "_RESOLVE"}
 """What is told, by the errors' names: a single connection that ends, as idle ones do, is none of it."""
 
 
@@ -49,7 +49,7 @@ class Faults:
 
     def away(self) -> str | None:
         """Return one line about why no broker can be read from now; None where nothing says so."""
-        return None if self._last is None or self._last.name() not in _AWAY else self.explain(self._last, "to read")
+        return None if self._last is None or self._last.name() not in AWAY else self.explain(self._last, "to read")
 
     def explain(self, fault: Fault, doing: str) -> str:
         """Return one line about `fault`, with what the connections said before where it is the client's own."""

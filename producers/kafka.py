@@ -28,7 +28,8 @@ from confluent_kafka.admin import (
 )
 
 from mailspan.errors import MailspanError, UsageError
-from mailspan.kafka_settings import CREDENTIALS, FIXED, client_config, explain, is_telling
+from mailspan.kafka_faults import AWAY, Faults
+from mailspan.kafka_settings import FIXED, client_config, explain
 from mailspan.topics import RAW, topic_name
 from mailspan.wire import HEADER_NAME, encode_offset
 from producers.shipping import SendError
@@ -55,8 +56,6 @@ _PRODUCER_DEFAULTS = {
     "queue.buffering.max.kbytes": str(_QUEUE_KBYTES),
     "queue.buffering.max.messages": str(_QUEUE_MESSAGES),
 }
-_AWAY = CREDENTIALS | {"_ALL_BROKERS_DOWN", "_SSL", "_RESOLVE"}
-"""What is told, by the errors' names: a single connection that ends, as idle ones do, is none of it."""
 
 _log = logging.getLogger("mailspan.kafka")  # librdkafka's own lines: shown only to who asks for them
 _log.addHandler(logging.NullHandler())
@@ -79,18 +78,6 @@ class TopicState(NamedTuple):
     settings: Mapping[str, str]
 
 
-class _Faults:
-    """Collects what a client says of its connections, as it says it in callbacks only."""
-
-    def __init__(self) -> None:
-        self.last: KafkaError | None = None
-
-    def note(self, error: KafkaError) -> None:
-        """Remember an error; a wrong password or certificate is not hidden by the closed connections after it."""
-        if self.last is None or not is_telling(self.last.name(), self.last.str()):
-            self.last = error
-
-
 def _explain(error: KafkaError, settings: Settings, doing: str) -> str:
     reason = error.str().strip() or error.name()
     return explain(error.name(), error.code(), reason, settings.kafka_bootstrap_servers, doing)
@@ -110,7 +97,7 @@ class Admin:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._faults = _Faults()
+        self._faults = Faults(settings.kafka_bootstrap_servers)
         config: dict[str, Any] = {**client_config(settings), "error_cb": self._faults.note, "logger": _log}
         try:
             self._client = AdminClient(config)
@@ -128,9 +115,8 @@ class Admin:
                 cluster = self._client.list_topics(timeout=1.0)
             except KafkaException as exception:
                 self._client.poll(0)
-                error = self._faults.last or _fault_of(exception)
-                if error.name() in CREDENTIALS or time.monotonic() >= deadline:
-                    raise KafkaUseError(_explain(error, self._settings, "to list topics")) from None
+                if self._faults.are_credentials or time.monotonic() >= deadline:
+                    raise KafkaUseError(self._faults.explain(_fault_of(exception), "to list topics")) from None
             else:
                 topics = {name: len(each.partitions) for name, each in cluster.topics.items()}
                 return topics, sorted(cluster.brokers)
@@ -330,7 +316,7 @@ class KafkaTopic:
         self._notes += 1
         if error.fatal():
             self._fatal = error
-        elif error.name() in _AWAY:
+        elif error.name() in AWAY:
             self._tell_away(error)
 
     def _listen(self, *, is_heard: bool) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from mailspan.dead_letter import DeadLetter, Source, headers_in, headers_of
+from mailspan.dead_letter import DeadLetter, Source, headers_of, headers_of_record
 from mailspan.repeats import Repeats
 from mailspan.topics import DEAD_LETTER, OPEN_TRANSACTIONS, RAW, TRANSACTIONS, topic_name
 from mailspan.wire import Reading, find_header
@@ -30,7 +30,6 @@ from reducer.snapshot import SnapshotError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from mailspan.dead_letter import Headers
     from mailspan.metrics import Figure
     from mailspan.wire import Header
     from reducer.kafka import RawRecord, Stop
@@ -173,7 +172,7 @@ class Loop:
             reason = f"{type(error).__name__}: {error}"
             self._poison.note(reason, time.monotonic())
             source = Source(topic_name(self._prefix, RAW), number, offset)
-            letter = DeadLetter(reason, STAGE, source, _headers(message))
+            letter = DeadLetter(reason, STAGE, source, headers_of_record(message))
             dead = Write(DEAD_LETTER, None, message.key() or b"", value, headers_of(letter))
             self._dead.setdefault(number, []).append((NOT_APPLIED, dead))
 
@@ -349,11 +348,3 @@ def _header(message: RawRecord, written: int) -> Header | None:
     if header is not None and 0 < written < header.reading.read - _DAY_SECONDS:
         return None
     return header
-
-
-def _headers(message: RawRecord) -> Headers:
-    """Return all headers of a record; none where the client itself stumbles over them (a name that is no UTF-8)."""
-    try:
-        return headers_in(message.headers())
-    except (ValueError, SystemError):
-        return ()

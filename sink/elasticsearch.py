@@ -29,6 +29,8 @@ _CONNECTIONS = 4
 _PRODUCT = "Elasticsearch"
 _OLDEST = (7, 17)
 _LONGEST_REASON = 300
+_NOT_NOW = frozenset({429, 502, 503, 504})
+"""It is there, and cannot answer: without a master, or with too much to do; or what stands before it cannot."""
 _OF_ANOTHER = frozenset({301, 302, 303, 307, 308, 404, 405, 501})
 """What no Elasticsearch answers to GET /."""
 
@@ -39,7 +41,7 @@ for _name in ("elastic_transport", "elasticsearch"):
 
 
 class NoAnswerError(MailspanError):
-    """Nobody answered, or not in time: the request may or may not have been carried out."""
+    """Nobody answered, not in time, or not now: the request may or may not have been carried out."""
 
 
 class Answer(NamedTuple):
@@ -154,11 +156,12 @@ class Server:
     def good(self, answer: Answer, doing: str, *, needs: str = "") -> Any:  # noqa: ANN401 - JSON
         """Return the JSON of a good answer, which must have the field `needs` where that is given.
 
-        Raises StoreError, with `doing` ("to …") in its text, for one that is an error, and NoAnswerError where what
-        answered is no Elasticsearch.
+        Raises StoreError, with `doing` ("to …") in its text, for one that is an error, and NoAnswerError where it says
+        that it cannot answer now, or where what answered is no Elasticsearch.
         """
         if not answer.is_good:
-            raise StoreError(explain(answer.status, answer.reason, self.shown, doing))
+            kind = NoAnswerError if answer.status in _NOT_NOW else StoreError
+            raise kind(explain(answer.status, answer.reason, self.shown, doing))
         if needs and (not isinstance(answer.body, dict) or needs not in answer.body):
             raise self._no_elasticsearch()
         return answer.body

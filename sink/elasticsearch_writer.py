@@ -35,9 +35,10 @@ from sink.daily_indices import DailyIndices, template_in, template_path
 from sink.elasticsearch import NoAnswerError
 from sink.elasticsearch_settings import explain
 from sink.fragments import family_of, is_fragment, superfluous
-from sink.index_template import template_fault
+from sink.index_template import is_current, template_fault
 from sink.indexed import HIDDEN, indexed
 from sink.indices import day_of, index_of
+from sink.records import EMPTY
 from sink.store import WriteResult
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ _HITS_AT_ONCE = 1000
 _SCROLL = "1m"
 _NO_OPTIONS: Mapping[str, str] = {}
 _STORM = 20
-"""So many documents of one request, all of them refused: then it is the mapping, and not the documents."""
+"""So many documents of one request, all of them refused: then their mapping is looked at."""
 _EXPIRED = Outcome(Verdict.EXPIRED)
 _SUPERSEDED = Outcome(Verdict.SUPERSEDED)
 _UNSETTLED = Outcome(Verdict.RETRY, "stopped before it was settled")
@@ -203,9 +204,9 @@ class ElasticsearchWriter:
         """Return the deletion of each document of these ids, and of their pages."""
         pages = [{"prefix": {"id": f"{id_}#"}} for id_ in ids]
         query = {"bool": {"should": [{"terms": {"id": list(ids)}}, *pages], "minimum_should_match": 1}}
-        body = {"query": query, "_source": ["version"]}
+        body = {"query": query, "version": True, "_source": False}
         return [
-            Item(hit["_index"], hit["_id"], hit["_source"]["version"], None)
+            Item(hit["_index"], hit["_id"], hit["_version"], None)
             for hit in self._hits(tries, "to look for withdrawn documents", body, is_whole=True)
         ]
 
@@ -217,7 +218,7 @@ class ElasticsearchWriter:
             batch = next(batches(pending, self._most_items))
             self._begin({item.into for item in batch if item.body is not None}, tries)
             outcomes, is_whole_too_large = self._once(batch)
-            self._mind(batch, outcomes)
+            self._mind(batch, outcomes, tries)
             left: list[Item] = []
             reason = ""
             for item, outcome in zip(batch, outcomes, strict=True):
@@ -246,8 +247,8 @@ class ElasticsearchWriter:
         self._must_be_good(None if found is None else template_in(found))
         self._begun = names if len(self._begun) > _MOST_BEGUN else self._begun | names
 
-    def _mind(self, items: Sequence[Item], outcomes: Sequence[Outcome]) -> None:
-        """Raise StoreError where somebody must mend something first."""
+    def _mind(self, items: Sequence[Item], outcomes: Sequence[Outcome], tries: _Tries) -> None:
+        """Raise StoreError where somebody must mend something first, _StoppedError."""
         for item, outcome in zip(items, outcomes, strict=True):
             if outcome.verdict is Verdict.HALT:
                 raise StoreError(
@@ -255,7 +256,13 @@ class ElasticsearchWriter:
                 )
             if item.body is None and outcome.verdict is Verdict.REFUSED:
                 raise StoreError(f"Elasticsearch at {self._server.shown} does not delete {item.id}: {outcome.reason}")
-        if len(items) >= _STORM and all(outcome.verdict is Verdict.REFUSED for outcome in outcomes):
+        if len(items) < _STORM or any(outcome.verdict is not Verdict.REFUSED for outcome in outcomes):
+            return
+        names = sorted({item.into for item in items})
+        found = self._ask(tries, "to see a mapping", f"/{','.join(names)}/_mapping", method="GET", may_miss=True)
+        if not isinstance(found, dict) or not all(
+            is_current(found.get(name, {}).get("mappings", {})) for name in names
+        ):
             raise StoreError(
                 f"Elasticsearch at {self._server.shown} refuses all documents ({outcomes[0].reason});"
                 " see the mapping of their index, or run `mailspan setup`"
@@ -320,7 +327,7 @@ class ElasticsearchWriter:
             }
             body = {"query": query, "_source": {"excludes": [HIDDEN]}}
             for hit in self._hits(tries, "to look for fragments", body):
-                document = hit["_source"]
+                document = {**EMPTY, **hit["_source"]}  # its writer may have known fewer fields
                 if family_of(document["id"]) in wanted:
                     found[document["id"]] = document
                     indices[document["id"]] = hit["_index"]

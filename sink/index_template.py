@@ -160,12 +160,18 @@ def is_made_of(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return bool(_mark(found).get("digest") == _mark(wanted)["digest"])
 
 
+def is_current(found: Mapping[str, Any]) -> bool:
+    """Whether a template or mapping is ours, of this version or a later one."""
+    version = _mark(found).get("version")
+    return isinstance(version, int) and version >= VERSION
+
+
 def template_fault(found: Mapping[str, Any] | None) -> str | None:
     """Return why nothing may be written with the template of a server; None where it is good."""
     if found is None:
         return "there is no index template; run `mailspan setup`"
-    version = _mark(found).get("version")
-    if not isinstance(version, int) or version < VERSION:
+    if not is_current(found):
+        version = _mark(found).get("version")
         return f"the index template is of version {version}, and {VERSION} is needed; run `mailspan setup`"
     return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import orjson
 
 from sink.facets import COLUMNS, recipients_of, sender_of
@@ -43,7 +44,12 @@ HIDDEN_MAPPING: dict[str, Any] = {
 
 
 def indexed(document: Document, encoded: bytes) -> bytes:
-    """Return the JSON to index: `encoded`, which is the document's, with the hidden fields at its end."""
+    """Return the JSON to index: `encoded`, which is the document's, with the hidden fields at its end, in one line.
+
+    A request holds a line for each document and for what to do with it: another line would be taken for the latter.
+    """
+    if b"\n" in encoded or not encoded.endswith(b"}"):
+        encoded = msgspec.json.format(encoded, indent=-1)
     begin, end = (round(datetime.fromisoformat(document[name]).timestamp() * 1000) for name in ("date", "updated"))
     hidden: dict[str, object] = {"terms": terms_of(document, end - begin).split("\n"), "updated": max(begin, end)}
     for name, (text_of, values_of) in _COUNTED.items():

@@ -22,7 +22,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from mailspan.dead_letter import DeadLetter, Source, headers_in, headers_of
+from mailspan.dead_letter import DeadLetter, Source, headers_of, headers_of_record
 from mailspan.errors import MailspanError, UsageError
 from mailspan.kafka_faults import Faults
 from mailspan.kafka_settings import FIXED
@@ -33,16 +33,22 @@ from sink.records import Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from mailspan.dead_letter import Headers
+
 GROUP = "mailspan-sink"
 STAGE = "sink"
 """What dead letters say wrote them."""
-_SESSION_TIMEOUT_MS = 10_000
+_SESSION_TIMEOUT_MS = 6000  # a killed sink is missed for so long
 _START_SECONDS = 15.0
 _ASK_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
 _SLICE_SECONDS = 0.2  # between two looks at whether to stop
 _SLICE_RECORDS = 200
+_STAY_SECONDS = 10.0  # far less than max.poll.interval.ms
 LARGEST_RECORD_BYTES = 9 << 20  # what the dead letters' topic takes: a record and our headers
+
+_LARGEST_LETTER_BYTES = LARGEST_RECORD_BYTES - (1 << 16)  # the client counts some bytes for each header, too
+_CUT_BYTES = 1 << 20
 
 _FIRST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _NEXT: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -59,9 +65,16 @@ _NOT_NOW = frozenset(
         KafkaError.NOT_COORDINATOR,
         KafkaError.REQUEST_TIMED_OUT,
         KafkaError.NETWORK_EXCEPTION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
     }
 )
-"""Why a group's coordinator does not answer now."""
+"""Why a group's coordinator, or a partition's leader, does not answer now."""
+_NEVER = frozenset({KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC, KafkaError._FATAL})  # noqa: SLF001 - its public names
+"""What the client itself says and asking again does not change."""
 
 _log = logging.getLogger("mailspan.kafka")  # librdkafka's own lines: shown only to who asks for them
 _log.addHandler(logging.NullHandler())
@@ -105,6 +118,8 @@ class SinkKafka:
         self._held: list[Message] = []
         self._waiting: set[int] = set()  # assigned, and not running yet
         self._uncommitted: dict[int, int] = {}
+        self._polled_at = time.monotonic()
+        self._lost_records = 0
         quiet: dict[str, Any] = {**config, "logger": _log}
         try:
             self._consumer = Consumer(
@@ -146,6 +161,7 @@ class SinkKafka:
         yield Figure("mailspan_partitions", len(self._owned), (STAGE, "running"))
         yield Figure("mailspan_partitions", len(self._waiting), (STAGE, "restoring"))
         yield Figure("mailspan_rebalances_total", self._rebalances, (STAGE,))
+        yield Figure("mailspan_lost_records_total", self._lost_records, (STAGE,))
 
     def start(self) -> None:
         """Look whether the topics are there and join the group. Raises SinkError."""
@@ -211,23 +227,21 @@ class SinkKafka:
             self._consumer.pause(self._places(self._owned))
         while not self._stop.is_set and (left := deadline - time.monotonic()) > 0:
             # Nothing comes from a paused partition; what does come was on its way, and is not lost.
-            self._held += self._consume(_SLICE_RECORDS, min(left, _SLICE_SECONDS))
+            found = self._consume(_SLICE_RECORDS, min(left, _SLICE_SECONDS))
+            self._held += found  # now, and not before: partitions may have gone meanwhile, and theirs with them
 
     def commit(self, offsets: Mapping[int, int]) -> None:
         """Move the group's offsets. Where that is not possible now, they go with the next ones. Raises SinkError.
 
         The calling thread waits for the answer.
         """
-        self._uncommitted.update(offsets)
-        places = [
-            TopicPartition(self._topic, partition, offset)
-            for partition, offset in self._uncommitted.items()
-            if partition in self._owned
-        ]
-        if not places:
+        # Those of a partition that went are its next owner's business: kept, they would put that one back.
+        self._uncommitted.update({number: offset for number, offset in offsets.items() if number in self._owned})
+        if not self._uncommitted:
             return
+        places = [TopicPartition(self._topic, number, offset) for number, offset in self._uncommitted.items()]
         try:
-            self._consumer.commit(offsets=places, asynchronous=False)
+            _each_is_good(self._consumer.commit(offsets=places, asynchronous=False))
         except KafkaException as error:
             fault: KafkaError = error.args[0]
             if not _is_passing(fault):
@@ -238,6 +252,8 @@ class SinkKafka:
     def bury(self, letters: Sequence[tuple[Record, str]]) -> bool:
         """Write dead letters: records, each with its reason; return whether all were written before the stop.
 
+        What is larger than a record can be here (it may have come compressed) is cut, and has no source.
+
         Raises SinkError where the broker takes one never.
         """
         failed: list[KafkaError] = []
@@ -246,37 +262,52 @@ class SinkKafka:
             if fault is not None:
                 failed.append(fault)
 
-        for record, reason in letters:
-            source = Source(self._topic, record.partition, record.offset)
-            headers = headers_of(DeadLetter(reason, STAGE, source, record.headers))
-            while True:
-                try:
-                    self._producer.produce(
-                        self._dead_letters, record.value, record.key, headers=list(headers), on_delivery=delivered
-                    )
-                except BufferError:
-                    if self._stop.is_set:
+        try:
+            for record, reason in letters:
+                value, headers = _letter(record, Source(self._topic, record.partition, record.offset), reason)
+                while not self._is_taken(value, record.key, headers, delivered):
+                    if not self._is_waited_for():
                         return False
-                    self.idle(_SLICE_SECONDS)
-                    self._producer.poll(0)
-                except KafkaException as error:
-                    raise SinkError(self._producer_faults.explain(error.args[0], "to write dead letters")) from error
-                else:
-                    break
-        while self._producer.flush(_SLICE_SECONDS):
-            if self._stop.is_set:
-                return False
-            self.idle(_SLICE_SECONDS)
+            while self._producer.flush(_SLICE_SECONDS):
+                if not self._is_waited_for():
+                    return False
+        except KafkaException as error:  # a fatal one, for example: without the right to be idempotent
+            raise SinkError(self._producer_faults.explain(error.args[0], "to write dead letters")) from error
         if failed:
             raise SinkError(self._producer_faults.explain(failed[0], "to write dead letters"))
         return True
+
+    def _is_taken(self, value: bytes | None, key: bytes, headers: Headers, delivered: Callable[..., None]) -> bool:
+        """Give the client a dead letter; return whether it had room for it."""
+        try:
+            self._producer.produce(self._dead_letters, value, key, headers=list(headers), on_delivery=delivered)
+        except BufferError:
+            return False
+        return True
+
+    def _is_waited_for(self) -> bool:
+        """Wait a little for a broker, and say so; return False to stop. Raises SinkError where waiting is in vain."""
+        if self._producer_faults.are_credentials:
+            raise SinkError(self._producer_faults.away() or "")
+        self.idle(_SLICE_SECONDS)
+        self._tell(has_records=False)
+        return not self._stop.is_set
 
     def close(self) -> None:
         """Leave the group. No time limits it."""
         with suppress(KafkaException, RuntimeError):
             self._consumer.close()
 
+    def stay(self) -> None:
+        """Keep the membership up while records are in hand: to be called again and again, it mostly does nothing."""
+        if time.monotonic() - self._polled_at > _STAY_SECONDS:
+            self.idle(_SLICE_SECONDS)
+
     def _consume(self, most: int, seconds: float) -> list[Message]:
+        self._polled_at = time.monotonic()
+        # What these two have to say of their connections would be kept for ever.
+        self._producer.poll(0)
+        self._admin.poll(0)
         try:
             found = self._consumer.consume(most, seconds)
         except KafkaException as error:
@@ -303,7 +334,8 @@ class SinkKafka:
         """
         places = self._places(self._waiting)
         try:
-            known = {each.partition: each.offset for each in self._consumer.committed(places, timeout=_ASK_SECONDS)}
+            found = _each_is_good(self._consumer.committed(places, timeout=_ASK_SECONDS))
+            known = {each.partition: each.offset for each in found}
             begins = self._ends(places, _FIRST)
             ends = self._ends(places, _NEXT)
             for place in places:
@@ -331,6 +363,7 @@ class SinkKafka:
     def _tell_what_is_gone(self, partition: int, offset: int, low: int, high: int) -> None:
         """Say it where records from `offset` on are not there any more; without one (negative), none was due."""
         if 0 <= offset < low:
+            self._lost_records += low - offset
             self._report(
                 f"{self._topic} partition {partition}: {low - offset} records were deleted before they were indexed"
                 f" (offsets {offset} to {low - 1}); see retention.ms of {self._topic}, and read those logs again"
@@ -369,23 +402,38 @@ class SinkKafka:
         return SinkError(self._faults.explain(fault, doing))
 
 
+def _letter(record: Record, source: Source, reason: str) -> tuple[bytes | None, Headers]:
+    """Return value and headers of a dead letter."""
+    headers = headers_of(DeadLetter(reason, STAGE, source, record.headers))
+    size = len(record.value or b"") + len(record.key) + sum(len(name) + len(each) for name, each in headers)
+    if size <= _LARGEST_LETTER_BYTES:
+        return record.value, headers
+    where = f"partition {source.partition} offset {source.offset} of {source.topic}"
+    told = f"{reason} (a record of {size} bytes, {where}, cut)"
+    return (record.value or b"")[:_CUT_BYTES], headers_of(DeadLetter(told, STAGE, None, ()))
+
+
+def _each_is_good(places: list[TopicPartition]) -> list[TopicPartition]:
+    """Return what a broker says of partitions. Raises KafkaException where it says of one that it cannot."""
+    for each in places:
+        if each.error is not None:
+            raise KafkaException(each.error)
+    return places
+
+
 def _is_passing(fault: KafkaError) -> bool:
     """Whether asking again may help: the broker says so, or there was none to say anything."""
-    return fault.code() in _NOT_NOW or fault.retriable() or fault.code() < 0
+    return fault.code() in _NOT_NOW or fault.retriable() or (fault.code() < 0 and fault.code() not in _NEVER)
 
 
 def _record(message: Message) -> Record:
     return Record(
-        message.partition() or 0, message.offset() or 0, _bytes(message.key()), message.value(), _headers(message)
+        message.partition() or 0,
+        message.offset() or 0,
+        _bytes(message.key()),
+        message.value(),
+        headers_of_record(message),
     )
-
-
-def _headers(message: Message) -> tuple[tuple[str, bytes], ...]:
-    """Return all headers of a record; none where the client itself stumbles over them (a name that is no UTF-8)."""
-    try:
-        return headers_in(message.headers())
-    except (ValueError, SystemError):
-        return ()
 
 
 def _bytes(value: str | bytes | None) -> bytes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from mailspan.dead_letter import headers_in
+from mailspan.dead_letter import headers_of_record
 from mailspan.errors import MailspanError, UsageError
 from mailspan.kafka_faults import Faults
 from mailspan.kafka_settings import FIXED
@@ -292,12 +292,8 @@ def _is_left(message: Message, left: dict[int, int]) -> bool:
 
 
 def _record(message: Message) -> TopicRecord:
-    try:
-        headers = headers_in(message.headers())
-    except (ValueError, SystemError):  # a header has a name that is no UTF-8: the client itself stumbles
-        headers = ()
     place = message.partition() or 0, message.offset() or 0
-    return TopicRecord(*place, message.timestamp()[1], message.key(), message.value(), headers)
+    return TopicRecord(*place, message.timestamp()[1], message.key(), message.value(), headers_of_record(message))
 
 
 def _runs(offsets: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -89,7 +89,7 @@ class Loop:
         self.counts: Counter[str] = Counter()
         """What became of all records whose offsets were passed: `records` is the sum of the others."""
         self.turned: Callable[[], None] = lambda: None
-        """Called at each turn; in there, `figures` may be asked."""
+        """Called at each turn and each request; in there, `figures` may be asked."""
         self._dead = Repeats(
             "a document cannot be indexed, it goes to the dead letters",
             "documents cannot be indexed, they go to the dead letters",
@@ -108,7 +108,7 @@ class Loop:
             self._kafka.close()
 
     def figures(self) -> Iterator[Figure]:
-        """Yield what its metrics show now; to be asked between two steps."""
+        """Yield what its metrics show now: of records, what is settled and passed."""
         records, *results = COUNTED
         yield Figure("mailspan_sink_records_total", self.counts[records])
         for result in results:
@@ -168,4 +168,7 @@ class Loop:
         return True
 
     def _is_to_stop(self) -> bool:
+        """Be asked before each request: a batch may take long, and must cost neither the membership nor the figures."""
+        self._kafka.stay()
+        self.turned()
         return self._stop.is_set

@@ -47,9 +47,10 @@ _TYPES: dict[str, Any] = {
 }
 _ALWAYS = frozenset({"id", "host", "mta", "date", "updated", "to", "version"})
 """What every document has; fields that its writer did not know yet are as if empty."""
-_EMPTY = {
+EMPTY = {
     each.name: [] if each.type.startswith("array") else each.default for each in FIELDS if each.name not in _ALWAYS
 }
+"""What the others are where they are missing."""
 
 
 def _type_of(each: Field) -> object:
@@ -89,7 +90,7 @@ def read_document(value: bytes) -> Document:
         raise NoDocumentError(f"no document: {error}") from None
     except (ValueError, OverflowError) as error:
         raise NoDocumentError(f"no document: a time cannot be read: {error}") from None
-    return document if len(document) >= len(FIELDS) else {**_EMPTY, **document}
+    return document if len(document) >= len(FIELDS) else {**EMPTY, **document}
 
 
 def read_id(key: bytes) -> str:

@@ -125,11 +125,17 @@ class Chain(Site):
     def stored(self) -> dict[str, Any]:
         """Return all documents by id."""
         prefix = self.settings["INDEX_PREFIX"]
-        assert self.node.ask("POST", f"/{prefix}-*/_refresh")[0] == 200
         body = {"size": 10_000, "query": {"match_all": {}}}
-        status, found = self.node.ask("POST", f"/{prefix}-*/_search", body)
-        assert status == 200
-        assert isinstance(found, dict)
+        found: Any = None
+
+        def is_answered() -> bool:  # an index that is being made has no shard yet
+            nonlocal found
+            assert self.node.ask("POST", f"/{prefix}-*/_refresh")[0] == 200
+            status, found = self.node.ask("POST", f"/{prefix}-*/_search", body)
+            assert status in {200, 503}
+            return status == 200
+
+        wait_until(is_answered)
         return {hit["_id"]: hit["_source"] for hit in found["hits"]["hits"]}
 
 

@@ -17,7 +17,7 @@ from mailspan.errors import StoreError
 from mailspan.settings import Settings
 from sink.bulk import Item, Verdict, batches, body_of, newest_of_each, outcomes_of, pause_seconds, verdict_of
 from sink.daily_indices import DailyIndices
-from sink.elasticsearch import Server
+from sink.elasticsearch import NoAnswerError, Server
 from sink.elasticsearch_reader import ElasticsearchReader
 from sink.elasticsearch_settings import connection_of
 from sink.elasticsearch_writer import ElasticsearchWriter
@@ -319,7 +319,7 @@ def test_a_fragment_goes_in_where_the_document_that_says_it_all_is_refused() -> 
 
 
 def test_a_deletion_is_for_certain_or_an_error() -> None:
-    found = {"hits": {"hits": [{"_index": "mail-2026.11.23", "_id": PART["id"], "_source": {"version": 1}}]}}
+    found = {"hits": {"hits": [{"_index": "mail-2026.11.23", "_id": PART["id"], "_version": 1}]}}
     incomplete = {"hits": {"hits": []}, "_shards": {"failed": 1}}
     done = (200, {"items": [{"delete": {"_id": PART["id"], "status": 200}}]})
     with scripted(done, searching=((200, {}), (200, incomplete), (200, found))) as (server, seen):
@@ -330,6 +330,33 @@ def test_a_deletion_is_for_certain_or_an_error() -> None:
         writer = writer_on(server)
         with pytest.raises(StoreError, match="does not delete"):
             writer.withdraw([PART["id"]])
+
+
+def test_a_stored_document_of_fewer_fields_is_compared_all_the_same() -> None:
+    older = {name: value for name, value in PART.items() if name not in {"page", "page_count", "tls", "links"}}
+    found = {"hits": {"hits": [{"_index": "mail-2026.11.23", "_id": PART["id"], "_source": older}]}}
+    with scripted(searching=((200, found),)) as (server, seen):
+        assert writer_on(server).write([MAILS[0]]).indexed == 1
+        assert seen[0] == [MAILS[0]["id"]]
+
+
+def test_a_document_of_several_lines_is_one_line_of_the_request() -> None:
+    hostile = orjson.dumps({**MAILS[0], "zz": [0]}).replace(b"[0]", b'[\n{"delete":{"_index":"other","_id":"1"}}\n,1]')
+    pretty = orjson.dumps(MAILS[1], option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    with scripted() as (server, seen):
+        found = writer_on(server).settle(MAILS[:2], [hostile, pretty])
+    assert [each.verdict for each in found] == [Verdict.INDEXED] * 2
+    assert seen == [[each["id"] for each in MAILS[:2]]]
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_server_that_cannot_answer_now_is_none_that_refuses(status: int) -> None:
+    with (
+        scripted_http(lambda _asked: (status, {"error": "not now"})) as url,
+        Server(connection_of(Settings(elasticsearch_url=url))) as server,
+        pytest.raises(NoAnswerError, match="not now"),
+    ):
+        writer_on(server)
 
 
 # From here on with a real node.
@@ -522,7 +549,7 @@ def test_more_than_one_answer_holds_is_withdrawn_to_the_last(node: Node) -> None
 
 
 def test_a_scroll_that_breaks_begins_again() -> None:
-    hits = [{"_index": "mail-2026.11.23", "_id": str(at), "_source": {"version": 1}} for at in range(1500)]
+    hits = [{"_index": "mail-2026.11.23", "_id": str(at), "_version": 1} for at in range(1500)]
     full, rest, end = ((200, {"_scroll_id": "s", "hits": {"hits": each}}) for each in (hits[:1000], hits[1000:], []))
     forgotten = (404, {"error": {"type": "search_phase_execution_exception", "reason": "all shards failed"}})
     script: tuple[Reply, ...] = (
@@ -617,3 +644,15 @@ def test_logs_go_straight_in_and_are_what_parse_says(node: Node) -> None:
     assert (every.returncode, every.stderr) == (0, b"")
     kept = mailspan("index", "--store", node.url, *arguments, settings={**settings, "RETENTION_DAYS": "1"})
     assert "are of days older than MAILSPAN_RETENTION_DAYS: left out" in kept.stderr.decode()
+
+
+@pytest.mark.slow
+def test_refusals_are_the_documents_own_where_the_mapping_is_ours(node: Node) -> None:
+    mails = [document(queue_id=f"5F{number}") for number in range(30)]
+    twice = [orjson.dumps(each)[:-1] + b',"id":"twice"}' for each in mails]
+    with real(node, "twice") as (writer, stored):
+        assert writer.write([MAILS[0]]).indexed == 1
+        found = writer.settle(mails, twice)
+        assert {each.verdict for each in found} == {Verdict.REFUSED}
+        assert "Duplicate field 'id'" in found[0].reason
+        assert [each["id"] for each in stored()] == [MAILS[0]["id"]]

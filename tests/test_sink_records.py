@@ -120,6 +120,13 @@ def test_whatever_is_taken_for_a_document_can_be_indexed(name: str, value: objec
     assert orjson.loads(indexed(found, encoded))["mailspan"]["terms"]
 
 
+def test_what_is_indexed_is_one_line() -> None:
+    for encoded in (orjson.dumps(A, option=orjson.OPT_INDENT_2), orjson.dumps(A) + b" ", orjson.dumps(A) + b"\r\n"):
+        found = indexed(read_document(encoded), encoded)
+        assert b"\n" not in found
+        assert {**orjson.loads(found), "mailspan": None} == {**A, "mailspan": None}
+
+
 def test_offsets_stop_before_what_is_not_settled_in_each_partition() -> None:
     found = [
         Record(partition, offset, b"", b"") for partition, offset in ((0, 5), (1, 7), (0, 6), (1, 8), (0, 9), (2, 1))
