@@ -55,7 +55,7 @@ run: .venv/.run ## index the bundled logs and print two searches
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh samples/session.sh build/run
 
 test: .venv/.dev ## every test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m tests.parts $(ARGS)
 
 check: lint types .venv/.dev ## lint, types, fast tests
 	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)

@@ -25,6 +25,17 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     os.environ["PYTHONPYCACHEPREFIX"] = str(Path(__file__).parent.parent / "build" / "pycache")
 
 
+SERVERS = {"broker": "kafka", "mortal_broker": "kafka", "node": "elasticsearch", "busy_node": "elasticsearch"}
+"""Which fixture gives which mark."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the servers that they use, so that the parts of a run (tests/parts.py) share none."""
+    for item in items:
+        for name in {SERVERS[each] for each in getattr(item, "fixturenames", ()) if each in SERVERS}:
+            item.add_marker(name)
+
+
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """One broker; ANONYMOUS may do anything, over SASL only admin may, and bob may nothing."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 VERSION = "7.17.29"
-_ARTIFACTS = (
+ARTIFACTS = (
     ("org.elasticsearch", "elasticsearch", VERSION),
     ("org.elasticsearch.plugin", "transport-netty4-client", VERSION),
     ("org.elasticsearch.plugin", "reindex-client", VERSION),
@@ -58,7 +58,7 @@ class Node:
         self.settings = dict(settings or {})  # what is changed here counts from the next start on
         self.jvm = (f"-Xmx{heap}", *jvm)
         self._transport_port = free_port()
-        self._classpath = f"{jars('elasticsearch', VERSION, _ARTIFACTS)}/*"
+        self._classpath = f"{jars('elasticsearch', VERSION, ARTIFACTS)}/*"
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
 

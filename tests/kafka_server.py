@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VERSION = "4.3.1"
-_ARTIFACTS = (
+ARTIFACTS = (
     ("org.apache.kafka", "kafka_2.13", VERSION),
     ("org.slf4j", "slf4j-simple", "1.7.36"),  # that of Kafka's own slf4j-api
 )
@@ -58,7 +58,7 @@ class Broker:
         self._heap = heap
         self._controller = f"127.0.0.1:{free_port()}"
         self._users = users or {}
-        self._classpath = f"{jars('kafka', VERSION, _ARTIFACTS)}/*"
+        self._classpath = f"{jars('kafka', VERSION, ARTIFACTS)}/*"
         self._process: subprocess.Popen[bytes] | None = None
         self._properties = folder / "server.properties"
         folder.mkdir(parents=True, exist_ok=True)
