@@ -19,6 +19,7 @@ BATCH_ITEMS = 2000
 LEAST_ITEMS = 16
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
+_MOST_CAUSES = 5  # of one error; Elasticsearch gives two or three
 
 
 class Verdict(Enum):
@@ -130,9 +131,14 @@ def _outcome(item: Item, found: object) -> Outcome:
 
 
 def reason_of(error: dict[str, Any], status: int) -> str:
-    """Return the reason of an error with that of its cause, in one short line."""
-    cause = error.get("caused_by")
-    parts = [error.get("reason") or error.get("type"), cause.get("reason") if isinstance(cause, dict) else None]
+    """Return the reason of an error with those of its causes, in one short line; the last says what is wrong."""
+    parts = []
+    cause: Any = error
+    for _ in range(_MOST_CAUSES):
+        if not isinstance(cause, dict):
+            break
+        parts.append(cause.get("reason") or cause.get("type"))
+        cause = cause.get("caused_by")
     return " ".join(": ".join(str(part) for part in parts if part).split())[:300] or f"status {status}"
 
 
