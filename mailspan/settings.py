@@ -174,6 +174,12 @@ class Settings:
         "Other names for hosts, as the log has them: documents carry the new name.",
         "LOGGED=NAME, comma-separated; in the file also a table",
     )
+    relay_hosts: Mapping[str, str] = _setting(
+        {},
+        _aliases,
+        "Names or addresses of relays whose logs are under another name: `trace` learns most of them by itself.",
+        "RELAY=HOST, comma-separated; in the file also a table",
+    )
     rejections: str = _setting(
         "index",
         _rejections,

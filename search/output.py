@@ -78,6 +78,16 @@ def json_line(encoded: bytes, *, for_terminal: bool) -> bytes:
     return encoded + b"\n"
 
 
+def colour_of(outcome: str | None) -> str:
+    """Return what switches to the colour of an outcome; empty where it has none."""
+    return _COLOURS.get(outcome or "", "")
+
+
+def coloured(text: str, colour: str) -> str:
+    """Return the text in a colour."""
+    return f"{colour}{text}{_RESET}" if colour else text
+
+
 def count_lines(counts: Iterable[tuple[str, int]], *, as_json: bool, for_terminal: bool = False) -> Iterator[str]:
     """Yield one line for each value and how many mails have it."""
     for value, count in counts:
@@ -176,12 +186,11 @@ def _quoted(value: str | None, colour: str = "") -> str:
 
 
 def _coloured(text: str, outcome: str | None, layout: Layout) -> str:
-    colour = _colour(outcome, layout)
-    return f"{colour}{text}{_RESET}" if colour else text
+    return coloured(text, _colour(outcome, layout))
 
 
 def _colour(outcome: str | None, layout: Layout) -> str:
-    return _COLOURS.get(outcome or "", "") if layout.colours else ""
+    return colour_of(outcome) if layout.colours else ""
 
 
 def _local_time(stamp: str, layout: Layout) -> str:

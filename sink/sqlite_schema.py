@@ -31,7 +31,7 @@ from mailspan.errors import StoreError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x6D73706E  # "mspn", in the file's header
 PLACE_BITS = 21
 PLACES_PER_MS = 1 << PLACE_BITS

@@ -142,6 +142,11 @@ def network_terms(network: IPv4Network | IPv6Network) -> tuple[Term, ...]:
     return tuple(Term(f"net6-{level}:{first:0{digits}x}", is_prefix) for first in _first_bits(network, 4 * digits))
 
 
+def link_term(queue_id: str) -> Term:
+    """Return the term of the documents that name this queue id in a link, whatever its kind and host."""
+    return term("link", queue_id)
+
+
 def subject_terms(text: str) -> tuple[Term, ...]:
     """Return terms that every subject with the folded `text` in it has.
 
@@ -197,6 +202,7 @@ def _identity_terms(document: Document) -> list[str]:
         terms.append(f"msgid:{bare}")
         if len(bare) >= _CUT_ID_LENGTHS.start and "truncated" in document.get("notes", ()):
             terms.append(f"cut-msgid:{bare}")
+    terms += {f"link:{link['queue_id']}": None for link in document.get("links") or () if link["queue_id"]}
     dsns = document.get("dsns")
     if not dsns:
         terms.append("dsn:-")

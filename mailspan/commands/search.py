@@ -67,13 +67,12 @@ _VALUE_FLAGS = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `search`; `parser` was made with add_help=False, since -h is the host."""
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which mail is meant; `parser` was made with add_help=False, since -h is the host."""
     add = parser.add_argument
-    add("term", metavar="TERM", nargs="?", help="a queue id, message id, address or IP")
     for short, long, name, metavar, text in _VALUE_FLAGS:
         add(*filter(None, (short, long)), dest=name, metavar=metavar, help=text)
-    # A missing value is found by run(), which can say more than argparse does.
+    # A missing value is found by query_of(), which can say more than argparse does.
     add(
         "-h",
         "--host",
@@ -83,27 +82,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="mail server, by its full or short name (help is --help)",
     )
     add(
+        "--started",
+        action="store_true",
+        help="-d and -D look at the start only, not at all the time until the last update",
+    )
+    add("--probes", action="store_true", help="also address verification probes")
+    add(
+        "--store",
+        metavar="URL",
+        help="sqlite:///PATH, https://HOST:9200 (default: MAILSPAN_STORE, else your own file)",
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `search`."""
+    add = parser.add_argument
+    add("term", metavar="TERM", nargs="?", help="a queue id, message id, address or IP")
+    add_flags(parser)
+    add(
         "-r",
         "--newest",
         metavar="N",
         default=str(_DEFAULT_NEWEST),
         help="at most the newest N mails (default 100)",
     )
-    add(
-        "--started",
-        action="store_true",
-        help="-d and -D look at the start only, not at all the time until the last update",
-    )
-    add("--probes", action="store_true", help="also address verification probes")
     add("--count", action="store_true", help="print how many there are")
     add("--by", metavar="FIELD", help=f"with --count, by this field: {', '.join(COUNT_FIELDS)}")
     add("-v", "--verbose", action="store_true", help="also dates, outcomes, status codes, links and notes")
     add("--json", action="store_true", help="print the documents, one a line")
     add("--follow", action="store_true", help="go on: print what comes into the store, until interrupted")
-    add(
-        "--store",
-        metavar="URL",
-        help="sqlite:///PATH, https://HOST:9200 (default: MAILSPAN_STORE, else your own file)",
+
+
+def query_of(args: argparse.Namespace) -> Query:
+    """Return the query that the flags of `add_flags`, and a TERM, ask for. Raises UsageError."""
+    if args.host == _NO_HOST:
+        raise UsageError("-h needs the name of a host, as in -h smtp; for help use --help")
+    return parse_query(
+        {name: getattr(args, name) for name in FLAGS},
+        now=datetime.now(UTC),
+        started_only=args.started,
+        probes=args.probes,
     )
 
 
@@ -112,14 +130,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises UsageError and StoreError.
     """
-    if args.host == _NO_HOST:
-        raise UsageError("-h needs the name of a host, as in -h smtp; for help use --help")
-    query = parse_query(
-        {name: getattr(args, name) for name in FLAGS},
-        now=datetime.now(UTC),
-        started_only=args.started,
-        probes=args.probes,
-    )
+    query = query_of(args)
     newest = _positive("-r", args.newest)
     if args.follow:
         if args.count or args.by is not None:
@@ -130,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
             return _follow(reader, query, newest, _show(args), sys.stdout.buffer)
     answer = _answer(args, newest)
     with open_reader(args.store, args.settings) as reader:
-        status = _write(answer(reader, query), sys.stdout.buffer)
+        status = write(answer(reader, query), sys.stdout.buffer)
         return _INCOMPLETE if say_what_is_missing(reader) else status
 
 
@@ -213,7 +224,8 @@ def _counts_by(reader: DocumentReader, query: Query, field: str, *, as_json: boo
         yield line.encode()
 
 
-def _write(chunks: Iterable[bytes], output: BinaryIO) -> int:
+def write(chunks: Iterable[bytes], output: BinaryIO) -> int:
+    """Write an answer; return 0, or 1 where there was none, which is said. Who stops reading has seen enough."""
     status = _NOTHING_FOUND
     try:
         for chunk in chunks:

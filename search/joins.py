@@ -1,0 +1,331 @@
+"""Which transactions are one mail's: edges between nodes, each with what it rests on.
+
+Pure, and a function of the set of nodes: the same nodes give the same edges in whatever order they were found.
+
+A relay's reply names the queue ID that it gave the mail. Hosts share queue IDs, and short ones come back, so such an
+edge needs more: the same message id, or a client or relay that is the other host. Which relay name is which host of
+the logs is learned from the edges that a message id confirms, or told (`relay_hosts`). Where nothing else is known, a
+queue ID that one transaction alone can mean makes a weak edge; where no queue ID was logged, a message id and a host
+do. Nothing is joined that is born more than 5 s before the other, or later than its last line and the queue lifetime.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from search.nodes import HANDED_ON, is_loopback, is_message_id, is_same_host
+from search.select import QUEUE_LIFETIME_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from search.nodes import Attempt, Node
+
+EARLY_MS = 5000
+"""Clocks differ: a hop may seem to be so much older than the one before."""
+SUBMITTED_MS = 60_000
+"""A filter or a forwarding program gives the mail back to its own host within this time."""
+MOST_CANDIDATES = 20
+"""So many of the nearest are looked at, where only a message id and a host say which."""
+
+FORWARD_KINDS = {
+    "bounce": "bounce",
+    "delay_notice": "delay_notice",
+    "receipt": "receipt",
+    "requeued_as": "requeued_as",
+    "clone": "clone",
+    "forwarded_as": "forwarded_as",
+}
+BACKWARD_KINDS = {"bounce_of": "bounce", "requeued_from": "requeued_as", "clone_of": "clone", "original": "original"}
+NOTICE_KINDS = frozenset({"bounce", "delay_notice", "receipt"})
+"""Edges to a mail about the mail; all other kinds lead to the mail itself."""
+_PREFERENCE = (
+    "next", "forwarded_as", "clone", "requeued_as", "bounce", "delay_notice", "receipt", "original", "fragment",
+)  # fmt: skip
+
+Way = tuple[str | None, str | None, str | None, str]
+
+
+@dataclass(slots=True, eq=False)
+class Edge:
+    """From a transaction to one that came of it."""
+
+    source: Node
+    target: Node
+    kind: str
+    evidence: tuple[str, ...]
+    weak: bool = False
+    via: str | None = None
+    """The relay between both, which no log in the store tells of."""
+    ways: tuple[Way, ...] = ()
+    """The ways of the source's attempts that this edge goes on from."""
+
+
+class Joins:
+    """All edges between some nodes; `hosts` tells relay names and addresses that the logs know under another name."""
+
+    def __init__(self, nodes: Iterable[Node], hosts: Mapping[str, str]) -> None:
+        """Join the nodes."""
+        self._nodes = sorted(nodes, key=lambda node: node.order)
+        self._by_queue_id: dict[str, list[Node]] = defaultdict(list)
+        for node in self._nodes:
+            if node.queue_id is not None:
+                self._by_queue_id[node.queue_id].append(node)
+        self._told = {name.lower(): host.lower() for name, host in hosts.items()}
+        self.relays: dict[str, set[str]] = defaultdict(set)
+        """Relay names and addresses, and the hosts of the logs that they were found to be."""
+        self._edges: dict[tuple[str, str], Edge] = {}
+        self._taken: set[tuple[str, Way]] = set()
+        self._fed: set[str] = set()
+        self._parents: dict[str, list[Node]] = defaultdict(list)
+        self._learn()
+        for node in self._nodes:
+            self._join_replies(node)
+        for node in self._nodes:
+            self._join_links(node)
+        self._join_fragments()
+        self._join_by_message_id()
+        self.edges = sorted(self._edges.values(), key=lambda edge: (edge.source.order, edge.target.order))
+
+    def is_taken(self, node: Node, way: Way) -> bool:
+        """Whether an edge goes on from this way."""
+        return (node.id, way) in self._taken
+
+    def hosts_of(self, relay: str | None, address: str | None) -> set[str]:
+        """Return the hosts of the logs that a relay is, as far as it was told or learned."""
+        names = [name for name in (relay, address) if name is not None]
+        told = {self._told[name] for name in names if name in self._told}
+        return told or {host for name in names for host in self.relays.get(name, ())}
+
+    def _learn(self) -> None:
+        for node in self._nodes:
+            for way in node.ways:
+                for other in self._by_queue_id.get(way.next_queue_id or "", ()):
+                    if way.outcome == "relayed" and is_message_id(node, other) and _is_in_time(node, other):
+                        for name in (way.relay, way.relay_ip):
+                            if name is not None and not is_loopback(name):
+                                self.relays[name].add(other.host)
+                        for name in other.clients:
+                            self.relays[name].add(node.host)
+
+    def _is_host(self, names: Iterable[str | None], host: str) -> bool:
+        for name in names:
+            if name is None:
+                continue
+            if name in self._told:
+                if self._told[name] == host:
+                    return True
+            elif is_same_host(name, host) or host in self.relays.get(name, ()):
+                return True
+        return False
+
+    def _join_replies(self, node: Node) -> None:
+        """Follow the queue IDs that relays gave."""
+        for way in node.ways:
+            if way.next_queue_id is None:
+                continue
+            if way.outcome == "expanded":
+                self._join_best(node, way.next_queue_id, "forwarded_as", way, self._evidence_of_own)
+            else:
+                self._join_best(node, way.next_queue_id, "next", way, self._evidence_of_reply)
+
+    def _join_links(self, node: Node) -> None:
+        """Follow the queue IDs that other lines name, from either end."""
+        for kind, queue_id, host in node.links:
+            if kind in FORWARD_KINDS:
+                if kind != "forwarded_as" or not any(way.next_queue_id == queue_id for way in node.ways):
+                    self._join_best(node, queue_id, FORWARD_KINDS[kind], None, self._evidence_of_own)
+            elif kind in BACKWARD_KINDS:
+                self._join_parent(node, queue_id, host, BACKWARD_KINDS[kind])
+
+    def _evidence_of_own(self, node: Node, other: Node, _way: Attempt | None) -> list[str] | None:
+        """A host's own line names both."""
+        if other.host != node.host:
+            return None
+        return ["queue id", "same host"]
+
+    def _evidence_of_reply(self, node: Node, other: Node, way: Attempt | None) -> list[str] | None:
+        """Return what says that the relay's queue ID is this transaction; None: something says that it is not."""
+        evidence = ["queue id"]
+        is_named = any(kind == "original" and queue_id == node.queue_id for kind, queue_id, _ in other.links)
+        is_equal = is_message_id(node, other)
+        if is_equal:
+            evidence.append("message id")
+        if is_named:
+            evidence.append("original queue id")
+        if way is not None and (
+            self._is_host((way.relay, way.relay_ip), other.host)
+            or (other.host == node.host and (is_loopback(way.relay) or is_loopback(way.relay_ip)))
+        ):
+            evidence.append("relay")
+        if self._is_host(other.clients, node.host) or (other.is_local and other.host == node.host):
+            evidence.append("client")
+        if is_equal is False and not is_named:
+            return None
+        return evidence
+
+    def _join_best(
+        self,
+        node: Node,
+        queue_id: str,
+        kind: str,
+        way: Attempt | None,
+        evidence_of: Callable[[Node, Node, Attempt | None], list[str] | None],
+    ) -> None:
+        """Join the best of those that have this queue ID: that with the most evidence, then the nearest in time."""
+        reference = node.updated_ms if way is None else way.date_ms
+        found = []
+        for other in self._by_queue_id.get(queue_id, ()):
+            if other is node or not _is_in_time(node, other):
+                continue
+            evidence = evidence_of(node, other, way)
+            if evidence is not None:
+                found.append((-len(evidence), abs(other.date_ms - reference), other.id, other, evidence))
+        if not found:
+            return
+        found.sort(key=lambda each: each[:3])
+        count, _, _, best, evidence = found[0]
+        is_weak = count == -1
+        if is_weak and len(found) > 1:
+            return
+        self._add(Edge(node, best, kind, tuple(evidence), is_weak, ways=() if way is None else (way.way,)))
+
+    def _join_parent(self, node: Node, queue_id: str, host: str | None, kind: str) -> None:
+        """Join with a transaction that this one says it came of; a host that is not named is any."""
+        found = []
+        for other in self._by_queue_id.get(queue_id, ()):
+            if other is node or not _is_in_time(other, node) or (host is not None and other.host != host):
+                continue
+            evidence = ["original queue id"] if host is None else ["queue id", "same host"]
+            is_equal = is_message_id(other, node)
+            if host is None and is_equal:
+                evidence.append("message id")
+            if host is None and self._is_host(node.clients, other.host):
+                evidence.append("client")
+            is_other_mail = host is None and is_equal is False and len(evidence) == 1
+            if not is_other_mail:
+                found.append((-len(evidence), abs(node.date_ms - other.date_ms), other.id, other, evidence))
+        if not found:
+            return
+        found.sort(key=lambda each: each[:3])
+        count, _, _, best, evidence = found[0]
+        if count == -1 and len(found) > 1:
+            return
+        ways = tuple(way.way for way in best.ways if way.next_queue_id == node.queue_id)
+        self._add(Edge(best, node, "next" if host is None else kind, tuple(evidence), count == -1, ways=ways))
+
+    def _join_fragments(self) -> None:
+        """Join late lines of a transaction with what was known of it before."""
+        for node in self._nodes:
+            if not node.document.get("fragment") or node.queue_id is None:
+                continue
+            whole = [
+                other
+                for other in self._by_queue_id[node.queue_id]
+                if other is not node
+                and other.host == node.host
+                and other.order < node.order
+                and _is_in_time(other, node)
+            ]
+            if whole:
+                begun = [other for other in whole if not other.document.get("fragment")]
+                self._add(Edge(begun[-1] if begun else whole[0], node, "fragment", ("queue id", "same host")))
+
+    def _join_by_message_id(self) -> None:
+        """Join what no queue ID joins: the replies of some relays name none, and some hops have no log."""
+        ways: dict[tuple[str, str], list[tuple[int, str, Node, Attempt]]] = defaultdict(list)
+        for node in self._nodes:
+            if node.message_id is not None:
+                for way in node.ways:
+                    if (way.outcome in HANDED_ON or way.outcome == "delivered") and not self.is_taken(node, way.way):
+                        for key in self._keys_of(node, way):
+                            ways[node.message_id, key].append((way.date_ms, node.id, node, way))
+        for found in ways.values():
+            found.sort(key=lambda each: each[:2])
+        for node in self._nodes:
+            if node.message_id is None or node.id in self._fed or node.document.get("kind") != "transaction":
+                continue
+            edges = [edge for edge in self._candidates(node, ways) if not self._comes_of(edge.source, node)]
+            if edges:
+                self._add(min(edges, key=lambda edge: (-len(edge.evidence), edge.via is not None, _distance(edge))))
+
+    def _keys_of(self, node: Node, way: Attempt) -> set[str]:
+        """Return under which names a later hop can look for this way: the relay's, or the host's own."""
+        if way.outcome == "delivered":
+            return {f"from {node.host}"}
+        if way.outcome == "expanded":
+            return set()
+        names = {name for name in (way.relay, way.relay_ip) if name is not None}
+        names |= self.hosts_of(way.relay, way.relay_ip)
+        short = {name.partition(".")[0] for name in names if not name.replace(".", "").isdigit() and ":" not in name}
+        return {f"to {name}" for name in names | short}
+
+    def _candidates(
+        self, node: Node, ways: Mapping[tuple[str, str], list[tuple[int, str, Node, Attempt]]]
+    ) -> Iterator[Edge]:
+        message_id = str(node.message_id)
+        for key in sorted({f"to {node.host}", f"to {node.host.partition('.')[0]}"}):
+            for source, way in _nearest(ways.get((message_id, key), ()), node):
+                if way.next_queue_id is None and self._is_host((way.relay, way.relay_ip), node.host):
+                    evidence = ["message id", "relay"]
+                    if self._is_host(node.clients, source.host):
+                        evidence.append("client")
+                    yield Edge(source, node, "next", tuple(evidence), weak=True, ways=(way.way,))
+        for client in sorted(node.clients):
+            for source, way in _nearest(ways.get((message_id, f"to {client}"), ()), node):
+                via = way.relay or way.relay_ip
+                yield Edge(source, node, "next", ("message id", "client"), weak=True, via=via, ways=(way.way,))
+        if node.is_local:
+            for source, way in _nearest(ways.get((message_id, f"from {node.host}"), ()), node):
+                if node.date_ms - way.date_ms <= SUBMITTED_MS:
+                    yield Edge(source, node, "next", ("message id", "same host"), weak=True, ways=(way.way,))
+
+    def _comes_of(self, node: Node, ancestor: Node) -> bool:
+        """Whether `ancestor` is among those that the node came of."""
+        seen: set[str] = set()
+        waiting = [node]
+        while waiting:
+            one = waiting.pop()
+            if one is ancestor:
+                return True
+            if one.id not in seen:
+                seen.add(one.id)
+                waiting += self._parents.get(one.id, ())
+        return False
+
+    def _add(self, edge: Edge) -> None:
+        key = (edge.source.id, edge.target.id)
+        known = self._edges.get(key)
+        if known is None:
+            self._edges[key] = edge
+            self._parents[edge.target.id].append(edge.source)
+        else:
+            known.kind = min(known.kind, edge.kind, key=_PREFERENCE.index)
+            known.evidence = tuple(dict.fromkeys((*known.evidence, *edge.evidence)))
+            known.weak = known.weak and edge.weak
+            known.ways = tuple(dict.fromkeys((*known.ways, *edge.ways)))
+        if edge.kind not in NOTICE_KINDS:
+            self._fed.add(edge.target.id)
+        self._taken |= {(edge.source.id, way) for way in edge.ways}
+
+
+def _is_in_time(node: Node, other: Node) -> bool:
+    """Whether `other` can have come of `node`."""
+    return node.date_ms - EARLY_MS <= other.date_ms <= node.updated_ms + QUEUE_LIFETIME_MS
+
+
+def _nearest(ways: Sequence[tuple[int, str, Node, Attempt]], node: Node) -> Iterator[tuple[Node, Attempt]]:
+    """Yield the ways that were taken last before the node was born."""
+    end = bisect_right(ways, node.date_ms + EARLY_MS, key=lambda each: each[0])
+    # A server logs that the next took the mail after the next one's birth line, by as long as that took.
+    for _, _, source, way in ways[max(0, end - MOST_CANDIDATES) : end + MOST_CANDIDATES]:
+        if source is not node and _is_in_time(source, node):
+            yield source, way
+
+
+def _distance(edge: Edge) -> tuple[int, str]:
+    dates = [way.date_ms for way in edge.source.ways if way.way in edge.ways]
+    return min((abs(edge.target.date_ms - date) for date in dates), default=0), edge.source.id

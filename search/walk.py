@@ -1,0 +1,139 @@
+"""Finds all transactions of a mail: a breadth-first walk over a store, a level at a time, few queries for each.
+
+Pure but for the reader that it is given. A level asks for everything that its transactions name and that was not asked
+for before: their own queue IDs (other pages, late fragments), the queue IDs in their links, whoever names them in a
+link, and their message ids. Many ids stand in one query: a fan-out to thousands needs some dozens of queries, a loop
+at most one for each round. Then the nodes are joined anew (search.joins), and those that came to belong to the mail
+are the next level. No walk makes more than MOST_QUERIES queries or finds more than about MOST_TRANSACTIONS; what ends
+it before its end is said in `limits`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from search.joins import EARLY_MS, Joins
+from search.nodes import Node, nodes_of
+from search.select import QUEUE_LIFETIME_MS
+from sink.store import Selection
+from sink.terms import link_term, message_id_terms, queue_terms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from search.joins import Edge
+    from sink.store import DocumentReader, Term
+
+MOST_QUERIES = 256
+MOST_TRANSACTIONS = 25_000
+TERMS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a walk found: groups of joined nodes, each with its edges, the oldest first."""
+
+    groups: tuple[tuple[tuple[Node, ...], tuple[Edge, ...]], ...]
+    joins: Joins
+    limits: tuple[str, ...]
+    queries: int
+
+
+def walk(reader: DocumentReader, seeds: Iterable[bytes], hosts: Mapping[str, str]) -> Found:
+    """Find what belongs to the same mail as the documents `seeds`; `hosts` see search.joins. Raises StoreError."""
+    return _Walk(reader, hosts).run(nodes_of(seeds))
+
+
+class _Walk:
+    def __init__(self, reader: DocumentReader, hosts: Mapping[str, str]) -> None:
+        self._reader = reader
+        self._hosts = hosts
+        self._nodes: dict[str, Node] = {}
+        self._asked: set[Term] = set()
+        self._queries = 0
+        self._limits: dict[str, None] = {}
+
+    def run(self, seeds: dict[str, Node]) -> Found:
+        self._nodes = dict(seeds)
+        visited: set[str] = set()
+        joins = Joins(self._nodes.values(), self._hosts)
+        reached = set(seeds)
+        while level := [self._nodes[each] for each in sorted(reached - visited)]:
+            visited |= reached
+            before = len(self._nodes)
+            if not self._ask_for(level):
+                break
+            if len(self._nodes) > before or self._limits:
+                joins = Joins(self._nodes.values(), self._hosts)
+            reached = {node.id for group, _ in _groups(seeds, self._nodes, joins) for node in group}
+        # A group is complete only with its last edges: a better join may have taken another's place.
+        return Found(_groups(seeds, self._nodes, joins), joins, tuple(self._limits), self._queries)
+
+    def _ask_for(self, level: Sequence[Node]) -> bool:
+        """Ask for what the nodes of a level name; say whether the walk may go on."""
+        terms: dict[Term, None] = {}
+        for node in level:
+            if node.queue_id is not None:
+                terms.update(dict.fromkeys((*queue_terms(node.queue_id), link_term(node.queue_id))))
+            for _, queue_id, _ in node.links:
+                terms.update(dict.fromkeys(queue_terms(queue_id)))
+            if node.message_id is not None:
+                terms.update(dict.fromkeys(message_id_terms(node.message_id)))
+        new = [term for term in terms if term not in self._asked]
+        self._asked.update(new)
+        since = min(node.date_ms for node in level) - QUEUE_LIFETIME_MS - EARLY_MS
+        until = max(node.updated_ms for node in level) + QUEUE_LIFETIME_MS + 1
+        for start in range(0, len(new), TERMS_AT_ONCE):
+            if self._queries >= MOST_QUERIES:
+                self._limits[f"more than {MOST_QUERIES} queries: what is further away is missing here"] = None
+                return False
+            group = tuple(new[start : start + TERMS_AT_ONCE])
+            self._queries += 1
+            selection = Selection(all_of=(group,), updated_from_ms=since, date_until_ms=until)
+            found = self._reader.newest(selection, MOST_TRANSACTIONS)
+            if len(found) >= MOST_TRANSACTIONS or len(self._nodes) > MOST_TRANSACTIONS:
+                self._limits[f"more than {MOST_TRANSACTIONS} transactions: others are missing here"] = None
+            self._add(found)
+            if self._limits:
+                return False
+        return True
+
+    def _add(self, found: Sequence[bytes]) -> None:
+        for name, node in nodes_of(found).items():
+            known = self._nodes.get(name)
+            if known is None or known.pages < node.pages:
+                self._nodes[name] = node
+
+
+def _groups(
+    seeds: Iterable[str], nodes: Mapping[str, Node], joins: Joins
+) -> tuple[tuple[tuple[Node, ...], tuple[Edge, ...]], ...]:
+    """Return the groups of joined nodes in which there is a seed, the oldest group first."""
+    near: dict[str, list[str]] = defaultdict(list)
+    for edge in joins.edges:
+        near[edge.source.id].append(edge.target.id)
+        near[edge.target.id].append(edge.source.id)
+    group_of: dict[str, int] = {}
+    groups: list[list[Node]] = []
+    for seed in sorted(seeds, key=lambda each: nodes[each].order):
+        if seed in group_of:
+            continue
+        group_of[seed] = len(groups)
+        waiting, members = [seed], []
+        while waiting:
+            one = waiting.pop()
+            members.append(nodes[one])
+            for other in near[one]:
+                if other not in group_of:
+                    group_of[other] = len(groups)
+                    waiting.append(other)
+        groups.append(sorted(members, key=lambda node: node.order))
+    edges: list[list[Edge]] = [[] for _ in groups]
+    for edge in joins.edges:
+        number = group_of.get(edge.source.id)
+        if number is not None:
+            edges[number].append(edge)
+    found = [(tuple(members), tuple(edges[number])) for number, members in enumerate(groups)]
+    return tuple(sorted(found, key=lambda each: each[0][0].order))
