@@ -117,7 +117,7 @@ class Ends:
         lost = [attempt for attempt in attempts if not any(name in by_name for name in _names(attempt))]
         names = {name for attempt in attempts for name in _names(attempt)}
         # An address that was replaced there without a word is one of those that nobody else is.
-        others = [end for end in self._ends.get(target.id, ()) if end.recipient.casefold() not in names] if lost else []
+        others = [end for end in self._ends.get(target.id, ()) if not names & _names_of(end)]
         for attempt in attempts:
             name = _name(attempt)
             mine = {id(end): end for each in sorted(_names(attempt)) for end in by_name.get(each, ())}
@@ -127,18 +127,20 @@ class Ends:
             elif not others:
                 outcome = "queued" if target.document.get("state") == "open" else "unknown"
                 yield End(name, str(attempt.recipient), outcome, target, None, edge.weak)
-            elif len(lost) == 1:
-                for end in others:
-                    yield replace(end, recipient=name, weak=end.weak or edge.weak)
-            else:
+            elif len(lost) > 1:
                 yield replace(max(others, key=_badness), recipient=name, weak=True)
+        if len(lost) <= 1:  # who was added there came of the one who is not named there, or who is alone
+            origin = lost[0] if lost else attempts[0] if len(attempts) == 1 else None
+            for end in others:
+                recipient = end.recipient if origin is None else _name(origin)
+                yield replace(end, recipient=recipient, weak=end.weak or edge.weak)
 
     def _named(self, node: Node) -> dict[str, list[End]]:
         found = self._by_name.get(node.id)
         if found is None:
             found = defaultdict(list)
             for end in self._ends.get(node.id, ()):
-                for name in {end.recipient.casefold(), end.final_recipient.casefold()}:
+                for name in _names_of(end):
                     found[name].append(end)
             self._by_name[node.id] = found = dict(found)
         return found
@@ -160,6 +162,10 @@ def _name(attempt: Attempt) -> str:
 
 def _names(attempt: Attempt) -> set[str]:
     return {name.casefold() for name in (attempt.recipient, attempt.original) if name}
+
+
+def _names_of(end: End) -> set[str]:
+    return {end.recipient.casefold(), end.final_recipient.casefold()}
 
 
 def json_of(end: End) -> dict[str, Any]:

@@ -80,6 +80,8 @@ class Joins:
         self._edges: dict[tuple[str, str], Edge] = {}
         self._taken: set[tuple[str, Way]] = set()
         self._fed: set[str] = set()
+        self.doubtful: list[tuple[Node, Node]] = []
+        """What nothing but a queue ID says, and more than one has that: what is found near them may decide."""
         self._parents: dict[str, list[Node]] = defaultdict(list)
         self._learn()
         for node in self._nodes:
@@ -190,6 +192,7 @@ class Joins:
         count, _, _, best, evidence = found[0]
         is_weak = count == -1
         if is_weak and len(found) > 1:
+            self.doubtful += [(node, each[3]) for each in found[:MOST_CANDIDATES]]
             return
         self._add(Edge(node, best, kind, tuple(evidence), is_weak, ways=() if way is None else (way.way,)))
 
@@ -213,6 +216,7 @@ class Joins:
         found.sort(key=lambda each: each[:3])
         count, _, _, best, evidence = found[0]
         if count == -1 and len(found) > 1:
+            self.doubtful += [(each[3], node) for each in found[:MOST_CANDIDATES]]
             return
         ways = tuple(way.way for way in best.ways if way.next_queue_id == node.queue_id)
         self._add(Edge(best, node, "next" if host is None else kind, tuple(evidence), count == -1, ways=ways))

@@ -58,8 +58,6 @@ class Node:
     document: Document
     attempts: tuple[Attempt, ...]
     links: tuple[tuple[str, str, str | None], ...]
-    pages: int = 1
-    page_count: int = 1
     ways: tuple[Attempt, ...] = ()
     """One attempt, the last, of each way."""
     clients: frozenset[str] = field(default_factory=frozenset)
@@ -73,13 +71,30 @@ class Node:
         return self.date_ms, self.id
 
 
-def nodes_of(encoded: Iterable[bytes]) -> dict[str, Node]:
-    """Return the nodes of stored documents by their ids, the pages of one mail as one node."""
-    pages: dict[str, dict[int, Document]] = {}
-    for each in encoded:
-        document = orjson.loads(each)
-        pages.setdefault(mail_of(document), {})[document.get("page") or 0] = document
-    return {mail: _node(mail, [found[number] for number in sorted(found)]) for mail, found in pages.items()}
+class Nodes(dict[str, Node]):
+    """Nodes by their ids, made of stored documents; those that come again cost next to nothing."""
+
+    def __init__(self, encoded: Iterable[bytes] = ()) -> None:
+        """Begin with some documents."""
+        super().__init__()
+        self._known: set[bytes] = set()
+        self._pages: dict[str, dict[int, Document]] = {}
+        self.add(encoded)
+
+    def add(self, encoded: Iterable[bytes]) -> bool:
+        """Add documents, the pages of one mail to one node; return whether there was anything new."""
+        changed: dict[str, None] = {}
+        for each in encoded:
+            if each not in self._known:
+                self._known.add(each)
+                document = orjson.loads(each)
+                mail = mail_of(document)
+                self._pages.setdefault(mail, {})[document.get("page") or 0] = document
+                changed[mail] = None
+        for mail in changed:
+            pages = self._pages[mail]
+            self[mail] = _node(mail, [pages[number] for number in sorted(pages)])
+        return bool(changed)
 
 
 def is_same_host(one: str, other: str) -> bool:
@@ -138,8 +153,6 @@ def _node(mail: str, pages: list[Document]) -> Node:
         document=first,
         attempts=attempts,
         links=tuple(links),
-        pages=len(pages),
-        page_count=first.get("page_count") or 1,
         ways=tuple(ways.values()),
         clients=frozenset(name for name in names if not is_loopback(name)),
         is_local=client.startswith("uid=")

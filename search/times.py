@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta, tzinfo
+from functools import lru_cache
 
 from mailspan.errors import UsageError
 
@@ -40,6 +41,7 @@ def parse_time(flag: str, text: str, *, now: datetime, zone: tzinfo | None, is_e
     return round(instant.timestamp() * 1000)
 
 
+@lru_cache(maxsize=16_384)
 def milliseconds(stamp: str) -> int:
     """Return a document's RFC 3339 stamp in milliseconds since 1970 UTC."""
     return round(datetime.fromisoformat(stamp).timestamp() * 1000)

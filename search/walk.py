@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from search.joins import EARLY_MS, Joins
-from search.nodes import Node, nodes_of
+from search.nodes import Node, Nodes
 from search.select import QUEUE_LIFETIME_MS
 from sink.store import Selection
 from sink.terms import link_term, message_id_terms, queue_terms
@@ -43,32 +43,34 @@ class Found:
 
 def walk(reader: DocumentReader, seeds: Iterable[bytes], hosts: Mapping[str, str]) -> Found:
     """Find what belongs to the same mail as the documents `seeds`; `hosts` see search.joins. Raises StoreError."""
-    return _Walk(reader, hosts).run(nodes_of(seeds))
+    return _Walk(reader, hosts).run(seeds)
 
 
 class _Walk:
     def __init__(self, reader: DocumentReader, hosts: Mapping[str, str]) -> None:
         self._reader = reader
         self._hosts = hosts
-        self._nodes: dict[str, Node] = {}
+        self._nodes = Nodes()
         self._asked: set[Term] = set()
         self._queries = 0
+        self._is_changed = False
         self._limits: dict[str, None] = {}
 
-    def run(self, seeds: dict[str, Node]) -> Found:
-        self._nodes = dict(seeds)
+    def run(self, documents: Iterable[bytes]) -> Found:
+        self._nodes.add(documents)
+        seeds = list(self._nodes)
         visited: set[str] = set()
         joins = Joins(self._nodes.values(), self._hosts)
         reached = set(seeds)
         while level := [self._nodes[each] for each in sorted(reached - visited)]:
             visited |= reached
-            before = len(self._nodes)
-            if not self._ask_for(level):
-                break
-            if len(self._nodes) > before or self._limits:
+            may_go_on = self._ask_for(level)
+            if self._is_changed:
+                self._is_changed = False
                 joins = Joins(self._nodes.values(), self._hosts)
-            reached = {node.id for group, _ in _groups(seeds, self._nodes, joins) for node in group}
-        # A group is complete only with its last edges: a better join may have taken another's place.
+            if not may_go_on:
+                break
+            reached = _near(seeds, joins)
         return Found(_groups(seeds, self._nodes, joins), joins, tuple(self._limits), self._queries)
 
     def _ask_for(self, level: Sequence[Node]) -> bool:
@@ -83,7 +85,8 @@ class _Walk:
                 terms.update(dict.fromkeys(message_id_terms(node.message_id)))
         new = [term for term in terms if term not in self._asked]
         self._asked.update(new)
-        since = min(node.date_ms for node in level) - QUEUE_LIFETIME_MS - EARLY_MS
+        # What came before may have waited as long as a mail may, and what it was given to may have been late as much.
+        since = min(node.date_ms for node in level) - 2 * QUEUE_LIFETIME_MS - EARLY_MS
         until = max(node.updated_ms for node in level) + QUEUE_LIFETIME_MS + 1
         for start in range(0, len(new), TERMS_AT_ONCE):
             if self._queries >= MOST_QUERIES:
@@ -91,20 +94,30 @@ class _Walk:
                 return False
             group = tuple(new[start : start + TERMS_AT_ONCE])
             self._queries += 1
-            selection = Selection(all_of=(group,), updated_from_ms=since, date_until_ms=until)
+            selection = Selection(all_of=(group,), date_from_ms=since, date_until_ms=until)
             found = self._reader.newest(selection, MOST_TRANSACTIONS)
             if len(found) >= MOST_TRANSACTIONS or len(self._nodes) > MOST_TRANSACTIONS:
                 self._limits[f"more than {MOST_TRANSACTIONS} transactions: others are missing here"] = None
-            self._add(found)
+            self._is_changed |= self._nodes.add(found)
             if self._limits:
                 return False
         return True
 
-    def _add(self, found: Sequence[bytes]) -> None:
-        for name, node in nodes_of(found).items():
-            known = self._nodes.get(name)
-            if known is None or known.pages < node.pages:
-                self._nodes[name] = node
+
+def _near(seeds: Iterable[str], joins: Joins) -> set[str]:
+    """Return the nodes to which edges lead from a seed, either way, or doubts: what is there may settle these."""
+    near: dict[str, list[str]] = defaultdict(list)
+    for source, target in (*((edge.source, edge.target) for edge in joins.edges), *joins.doubtful):
+        near[source.id].append(target.id)
+        near[target.id].append(source.id)
+    reached: set[str] = set()
+    waiting = list(seeds)
+    while waiting:
+        one = waiting.pop()
+        if one not in reached:
+            reached.add(one)
+            waiting += near[one]
+    return reached
 
 
 def _groups(

@@ -1,0 +1,277 @@
+"""Golden traces: what belongs to a mail, what it rests on, how it ended, and what is missing; and that it is bounded."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import orjson
+import pytest
+
+from search.nodes import is_same_host
+from search.query import FLAGS, parse_query
+from search.select import select
+from search.trace import Trace, json_trace, traces_of
+from search.trace_text import Page, trace_text
+from search.walk import MOST_QUERIES, TERMS_AT_ONCE
+from sink.sqlite import open_for_writing
+from sink.sqlite_reader import SqliteReader
+from tests.search_documents import FIRST, document, stamp
+from tests.trace_cases import CASES, FANNED, ROUNDS, all_of_them, from_client, given, hop, kept
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from sink.store import DocumentReader, Selection
+
+NOW = datetime.fromtimestamp(FIRST + 10 * 86_400, UTC)
+NOBODY: Mapping[str, str] = {}
+
+
+class Counting:
+    """A reader that counts what it is asked, and asks another."""
+
+    def __init__(self, reader: DocumentReader) -> None:
+        self._reader = reader
+        self.questions = 0
+
+    @property
+    def gaps(self) -> Sequence[str]:
+        return self._reader.gaps
+
+    @property
+    def faults(self) -> Sequence[str]:
+        return self._reader.faults
+
+    def newest(self, selection: Selection, limit: int) -> list[bytes]:
+        self.questions += 1
+        return self._reader.newest(selection, limit)
+
+    def count(self, selection: Selection) -> int:
+        self.questions += 1
+        return self._reader.count(selection)
+
+    def count_by(self, selection: Selection, field: str) -> dict[str, int]:
+        self.questions += 1
+        return self._reader.count_by(selection, field)
+
+    def count_by_date(self, selection: Selection) -> dict[int, int]:
+        self.questions += 1
+        return self._reader.count_by_date(selection)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("traces") / "mail.db"
+    with open_for_writing(path) as writer:
+        documents = all_of_them()
+        assert writer.write(documents).indexed == len(documents)
+    return path
+
+
+@contextmanager
+def counting(store: Path) -> Iterator[Counting]:
+    with SqliteReader(store) as reader:
+        yield Counting(reader)
+
+
+def asked(reader: DocumentReader, term: str, hosts: Mapping[str, str] = NOBODY) -> list[Trace]:
+    """Return the traces that a user gets who asks for a term."""
+    query = parse_query({**dict.fromkeys(FLAGS), "term": term}, now=NOW, zone=UTC)
+    return traces_of(reader, reader.newest(select(query), 100), hosts)
+
+
+def key(trace: Trace, identity: str) -> str:
+    node = next(node for node in trace.nodes if node.id == identity)
+    return f"{node.host}/{node.queue_id}"
+
+
+def check_case(reader: DocumentReader, name: str) -> Trace:
+    """Compare a trace with what the case says it must be."""
+    case = CASES[name]
+    traces = asked(reader, case.seed, case.hosts)
+    assert len(traces) == 1
+    trace = traces[0]
+    found = orjson.loads(orjson.dumps(json_trace(trace)))
+    nodes = [f"{node['host']}/{node['queue_id']}" for node in found["nodes"]]
+    if case.count is None:
+        assert nodes == list(case.nodes)
+    else:
+        assert len(nodes) == case.count
+        assert nodes[: len(case.nodes)] == list(case.nodes)
+    if case.edges:
+        edges = [(key(trace, e["from"]), key(trace, e["to"]), e["kind"], e["weak"]) for e in found["edges"]]
+        assert sorted(edges) == sorted(case.edges)
+    if case.ends:
+        assert [(end["recipient"], end["final_outcome"]) for end in found["final_outcome"]] == list(case.ends)
+    assert len(found["missing"]) == len(case.missing)
+    for each, (relay, reason) in zip(found["missing"], case.missing, strict=True):
+        assert each["relay"] == relay
+        assert reason in each["reason"]
+    assert found["limits"] == []
+    return trace
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "fan_out"])  # that has a test of its own
+def test_a_case_is_traced(store: Path, name: str) -> None:
+    with counting(store) as reader:
+        check_case(reader, name)
+
+
+@pytest.mark.parametrize("name", ["loop", "missing_middle", "another_name", "expansion", "only_a_queue_id"])
+def test_every_hop_leads_to_the_same_trace(store: Path, name: str) -> None:
+    with counting(store) as reader:
+        whole = json_trace(check_case(reader, name))
+        for node in CASES[name].nodes:
+            assert [json_trace(trace) for trace in asked(reader, node)] == [whole]
+
+
+def test_a_fan_out_takes_some_dozens_of_queries_and_seconds(store: Path) -> None:
+    with counting(store) as reader:
+        begin = time.process_time()
+        trace = check_case(reader, "fan_out")
+        seconds = time.process_time() - begin
+        # Of each: its own queue id and whoever names it; the queue id in its parent's link is the same as its own.
+        assert reader.questions <= 3 + -(-2 * (FANNED + 1) // TERMS_AT_ONCE) + 1
+        assert seconds < 20
+    ends = {end.recipient: end.outcome for end in trace.final_outcomes}
+    assert len(ends) == FANNED
+    assert [name for name, outcome in ends.items() if outcome != "delivered"] == ["reader4711@example.net"]
+    drawn = trace_text(trace, Page(zone=UTC))
+    assert "10,001 transactions on 2 hosts" in drawn
+    assert "bounced  1 recipients" in drawn
+    assert drawn.count("\n") < 70
+
+
+def test_a_loop_takes_a_query_for_each_round_at_most(store: Path) -> None:
+    with counting(store) as reader:
+        check_case(reader, "loop")
+        assert reader.questions <= 6  # the message id finds all rounds at once
+    with counting(store) as reader:
+        assert reader.questions + ROUNDS < MOST_QUERIES
+
+
+def test_a_loop_without_message_ids_is_bounded(tmp_path: Path) -> None:
+    """More rounds than a walk may ask for: what was found is shown, and that it is not all is said."""
+    rounds = MOST_QUERIES + 20
+    documents = [
+        hop("osm", f"{n:08x}", n, [given("bob@example.net", "osm.example.com", f"{n + 1:08x}", n + 1)])
+        for n in range(rounds)
+    ]
+    path = tmp_path / "mail.db"
+    with open_for_writing(path) as writer:
+        writer.write(documents)
+    with counting(path) as reader:
+        (trace,) = asked(reader, "00000000")
+        assert reader.questions <= MOST_QUERIES + 2
+    assert len(trace.nodes) > MOST_QUERIES / 2
+    assert trace.limits == (f"more than {MOST_QUERIES} queries: what is further away is missing here",)
+    assert "not complete: more than" in trace_text(trace, Page())
+
+
+def test_the_drawing_of_a_missing_middle_hop(store: Path) -> None:
+    with counting(store) as reader:
+        trace = check_case(reader, "missing_middle")
+    assert trace_text(trace, Page(zone=UTC)) == (
+        "message <gap@example.com> from <alice@example.com>\n"
+        "2026-11-23 08:00:00, 2 transactions on 2 hosts, 3 s\n"
+        "\n"
+        "2026-11-23 08:00:00  mx1/M1\n"
+        "│  relayed  bob@example.net by mx9.example.com after 1.5 s\n"
+        "└─ 08:00:02  +2 s  by way of mx9.example.com, which has no log here, mx3/M3  (weak: message id, client)\n"
+        "      delivered  bob@example.net after 1.5 s\n"
+        "\n"
+        "final outcome\n"
+        "  delivered  bob@example.net, mx3/M3, 2026-11-23 08:00:03 (weak)\n"
+        "missing\n"
+        "  relay mx9.example.com (there M2): no log in the store\n"
+    )
+
+
+def test_the_drawing_of_an_expansion(store: Path) -> None:
+    with counting(store) as reader:
+        trace = check_case(reader, "expansion")
+    assert trace_text(trace, Page(zone=UTC)) == (
+        "message <team@example.com> from <alice@example.com>\n"
+        "2026-11-23 08:00:00, 4 transactions on 1 host, 15 min 0 s\n"
+        "\n"
+        "2026-11-23 08:00:00  mx1/A1\n"
+        "│  relayed  team@example.com by 127.0.0.1 after 1.5 s\n"
+        "└─ 08:00:01  +1 s  mx1/A2\n"
+        "   │  delivered  dave@example.com (for team@example.com) after 1.5 s\n"
+        "   │  expanded  team@example.com after 1.5 s\n"
+        "   ├─ 08:00:02  +1 s  forwarded as mx1/A3\n"
+        "   │     expired  out@example.net (for team@example.com) after 1.5 s: expired (said so)\n"
+        "   └─ 08:10:00  +9 min 59 s  delay notice mx1/A9\n"
+        "         delivered  alice@example.com after 1.5 s\n"
+        "\n"
+        "final outcome\n"
+        "  delivered  team@example.com as dave@example.com, mx1/A2, 2026-11-23 08:00:02\n"
+        "  expired  team@example.com as out@example.net, mx1/A3, 2026-11-23 08:15:00\n"
+    )
+
+
+def test_a_narrow_terminal_cuts_lines_and_deep_branches(store: Path) -> None:
+    with counting(store) as reader:
+        trace = check_case(reader, "loop")
+    lines = trace_text(trace, Page(width=40, zone=UTC)).splitlines()
+    assert max(map(len, lines)) <= 40
+    assert any("mx2/L023" in line for line in lines)  # of a deep branch, the hop is still to be read
+
+
+def test_hostile_text_is_shown_as_escapes(tmp_path: Path) -> None:
+    evil = "x\x1b[2J\u202e\n└─ forged@example.com"
+    one = hop(
+        f"mx1{evil}", f"E1{evil}", 0, [given(evil, evil, evil, 1, "relayed", status=evil, original_recipient=evil)],
+        msgid=evil, **from_client(evil, evil), **{"from": evil},
+    )  # fmt: skip
+    path = tmp_path / "mail.db"
+    with open_for_writing(path) as writer:
+        writer.write([one])
+    with counting(path) as reader:
+        (trace,) = asked(reader, evil)
+        for page in (Page(verbose=True), Page(width=50, colours=False)):
+            drawn = trace_text(trace, page)
+            assert not set(drawn) & {"\x1b", "\u202e"}
+            assert not [line for line in drawn.splitlines() if line.startswith("└─ forged")]
+
+
+def test_a_queue_id_of_other_letters_case_is_another(tmp_path: Path) -> None:
+    path = tmp_path / "mail.db"
+    documents = [
+        hop("mx1", "K1", 0, [given("bob@example.net", "mx2.example.com", "4jXyA", 1)], msgid="a@example.com"),
+        hop("mx2", "4jXya", 1, [kept("bob@example.net", 2)], msgid="a@example.com"),
+    ]
+    with open_for_writing(path) as writer:
+        writer.write(documents)
+    with counting(path) as reader:
+        (trace,) = asked(reader, "K1")
+        assert [node.id for node in trace.nodes] == ["mx1/K1"]
+
+
+def test_a_rejection_is_a_trace_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "mail.db"
+    with open_for_writing(path) as writer:
+        writer.write([document(id="mx1~1", queue_id=None, kind="rejection", outcome="rejected", date=stamp(FIRST))])
+    with counting(path) as reader:
+        (trace,) = asked(reader, "NOQUEUE")
+        assert trace.outcome == "rejected"
+        assert "mx1.example.com/NOQUEUE" in trace_text(trace, Page(zone=UTC))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("mx1", "mx1.example.com", True),
+        ("mx1.example.com", "mx1", True),
+        ("mx1.example.com", "mx1.example.net", False),
+        ("mx1", "mx2", False),
+        ("10.0.0.1", "10", False),
+        ("mx1.example.com", "mx1.example.com", True),
+    ],
+)
+def test_a_short_name_is_the_same_host(one: str, other: str, same: bool) -> None:  # noqa: FBT001 - a row of a table
+    assert is_same_host(one, other) is same
