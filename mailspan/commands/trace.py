@@ -83,7 +83,7 @@ def _output(args: argparse.Namespace, traces: Sequence[Trace]) -> Iterator[bytes
         verbose=args.verbose,
         colours=use_colours(sys.stdout, os.environ),
     )
-    if not draws:
+    if traces and not draws:
         yield matches_text(traces, page).encode()
         return
     for number, trace in enumerate(traces):
