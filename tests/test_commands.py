@@ -88,7 +88,7 @@ def test_the_stats_balance_and_nothing_with_an_id_is_unparsed() -> None:
         (("parse", "--year", "11", "x"), 2, "expected a year"),
         (("search", "-h"), 2, "--help"),
         (("search", "--store", "sqlite:////nonexistent/mail.db", "-i", "B6D781149FE"), 3, "mailspan index"),
-        (("trace", "B6D781149FE"), 2, "no such command"),
+        (("traces", "B6D781149FE"), 2, "no such command"),
     ],
 )
 def test_mistakes_get_one_clear_line(arguments: tuple[str, ...], status: int, said: str) -> None:

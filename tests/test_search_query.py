@@ -292,10 +292,11 @@ def test_the_terms_are_these() -> None:
         queue_id="4F1A2", **{"from": "Bob@example.com"}, msgid="<1@example.com>", subject="Abcd", updated="2026-11-23T14:00:00.000Z",
         client="c.example.com [192.0.2.7]", client_name="c.example.com", client_ip="192.0.2.7",
         to=[attempt("a b@example.com", original_recipient="list@example.net")],
+        links=[{"kind": "next", "queue_id": "5B0C1", "host": None}],
     )  # fmt: skip
     assert sorted(set(terms_of(one, 6 * 3_600_000).split("\n"))) == [
         "client:c.example.com", "dsn:2", "dsn:2.0", "dsn:2.0.0", "ended:relayed", "from:@example.com", "from:bob@example.com",
-        "had:relayed", "has:subject", "host:mx1", "host:mx1.example.com", "kind:transaction", "msgid:1@example.com", "mta:postfix",
+        "had:relayed", "has:subject", "host:mx1", "host:mx1.example.com", "kind:transaction", "link:5b0c1", "msgid:1@example.com", "mta:postfix",
         "net:192", "net:192.0", "net:192.0.2", "net:192.0.2.7", "on:mx1.example.com", "outcome:relayed", "queue:4f1a2",
         "relay:203.0.113.5", "relay:mx.example.org", "span:0", "span:1", "state:open",
         "subject:abc", "subject:bcd", "to-relayed:@example.com", "to-relayed:@example.net", "to-relayed:a%20b@example.com",

@@ -31,7 +31,7 @@ KINDS: dict[str, tuple[LineKind, ...]] = {
 }
 """All line kinds, by MTA."""
 
-REVISION = 1
+REVISION = 2
 """The grammar revision: raised whenever the same lines give another document. Part of each document's version."""
 
 MAX_LINE_CHARACTERS = 65536
