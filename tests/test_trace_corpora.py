@@ -7,17 +7,20 @@ which reports were sent, what a filter's other side was called, and how each rec
 from __future__ import annotations
 
 from collections import defaultdict
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 import orjson
 import pytest
 
 from search.joins import NOTICE_KINDS
-from search.trace import traces_of
+from search.trace import json_trace, traces_of
+from search.trace_text import Page, trace_text
 from sink.sqlite import open_for_writing
 from sink.sqlite_reader import SqliteReader
 from sink.store import Selection
 from tests.facts import HOSTS, LOAD, MIXED, Host, expectations, parse
+from tests.running import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -43,9 +46,9 @@ def hosts(expected: str) -> list[Host]:
     return list(found.values())
 
 
-def traced(folder: Path, part: str) -> tuple[list[Trace], list[Json]]:
+def traced(path: Path, part: str) -> tuple[list[Trace], list[Json]]:
     """Put all documents of a part of the lab into a store; return all traces, and all that is known."""
-    path, known = folder / "mail.db", []
+    known: list[Json] = []
     with open_for_writing(path) as store:
         for host in hosts(part):
             store.write([dict(each) for each in parse(host)])
@@ -58,8 +61,13 @@ def traced(folder: Path, part: str) -> tuple[list[Trace], list[Json]]:
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Trace], list[Json]]:
-    return traced(tmp_path_factory.mktemp("mixed"), MIXED)
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mixed") / "mail.db"
+
+
+@pytest.fixture(scope="module")
+def mixed(store: Path) -> tuple[list[Trace], list[Json]]:
+    return traced(store, MIXED)
 
 
 class Known:
@@ -158,8 +166,25 @@ def test_mail_over_four_hops_is_delivered_at_its_end(mixed: tuple[list[Trace], l
     assert len({node.host for node in longest.nodes}) > 2
 
 
+def test_the_transcripts_in_the_docs_are_real(mixed: tuple[list[Trace], list[Json]]) -> None:
+    trace = next(trace for trace in mixed[0] if any(node.queue_id == "6AN7tA1k000072" for node in trace.nodes))
+    drawn = "".join(f"    {line}".rstrip() + "\n" for line in trace_text(trace, Page(zone=UTC)).splitlines())
+    for document in ("README.md", "docs/trace.md"):
+        assert drawn in (ROOT / document).read_text(encoding="utf-8")
+
+
+def test_every_hop_of_the_lab_leads_to_its_whole_trace(store: Path, mixed: tuple[list[Trace], list[Json]]) -> None:
+    """From each transaction alone the same tree is found: nothing rests on what else was asked for."""
+    with SqliteReader(store) as reader:
+        for trace in mixed[0]:
+            if len(trace.nodes) > 2:
+                for node in trace.nodes:
+                    (found,) = traces_of(reader, [orjson.dumps(node.document)], {})
+                    assert json_trace(found) == json_trace(trace)
+
+
 @pytest.mark.slow
 def test_every_tree_and_every_final_outcome_of_five_thousand_mails(tmp_path: Path) -> None:
-    transactions, recipients = check(*traced(tmp_path, LOAD))
+    transactions, recipients = check(*traced(tmp_path / "mail.db", LOAD))
     assert transactions > 9000
     assert recipients > 9000
