@@ -249,12 +249,18 @@ class Joins:
                             ways[node.message_id, key].append((way.date_ms, node.id, node, way))
         for found in ways.values():
             found.sort(key=lambda each: each[:2])
-        for node in self._nodes:
-            if node.message_id is None or node.id in self._fed or node.document.get("kind") != "transaction":
-                continue
-            edges = [edge for edge in self._candidates(node, ways) if not self._comes_of(edge.source, node)]
-            if edges:
-                self._add(min(edges, key=lambda edge: (-len(edge.evidence), edge.via is not None, _distance(edge))))
+        # Clocks differ by some seconds: what seems to be older than its source is joined after all others.
+        for seems_older in (False, True):
+            for node in self._nodes:
+                if node.message_id is None or node.id in self._fed or node.document.get("kind") != "transaction":
+                    continue
+                edges = [
+                    edge
+                    for edge in self._candidates(node, ways)
+                    if (edge.source.order > node.order) == seems_older and not self._comes_of(edge.source, node)
+                ]
+                if edges:
+                    self._add(min(edges, key=lambda edge: (-len(edge.evidence), edge.via is not None, _distance(edge))))
 
     def _keys_of(self, node: Node, way: Attempt) -> set[str]:
         """Return under which names a later hop can look for this way: the relay's, or the host's own."""

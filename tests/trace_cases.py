@@ -298,6 +298,43 @@ def _late_lines() -> Case:
     return Case("H1", documents, ["mx1/H1", "mx1/H1"], [("mx1/H1", "mx1/H1", "fragment", False)], [(BOB, "bounced")])
 
 
+def _too_early() -> Case:
+    """The next host's transaction of this queue id began a minute before: it is another mail's."""
+    documents = [
+        hop("osm", "ea51e500", 60, [given(BOB, "mx2.example.com", "AB12CE", 61)], mta="opensmtpd"),
+        hop("mx2", "AB12CE", 0, [kept("eve@example.net", 1)]),
+    ]
+    return Case(
+        "ea51e500", documents, ["osm/ea51e500"], [], [(BOB, "relayed")],
+        [("mx2.example.com", "its log is in the store, and has no such transaction")],
+    )  # fmt: skip
+
+
+def _used_again() -> Case:
+    """The next host used the queue id again an hour later; neither logged a message id: the nearer one is meant."""
+    documents = [
+        hop("osm", "a6a1a000", 0, [given(BOB, "mx2.example.com", "AB12CF", 1)], mta="opensmtpd"),
+        hop("mx2", "AB12CF", 3600, [kept("eve@example.net", 3601)], id="mx2/AB12CF/1"),
+        hop("mx2", "AB12CF", 1, [kept(BOB, 2)], id="mx2/AB12CF/2"),
+    ]
+    return Case(
+        "a6a1a000", documents, ["osm/a6a1a000", "mx2/AB12CF"], [("osm/a6a1a000", "mx2/AB12CF", "next", False)],
+        [(BOB, "delivered")],
+    )  # fmt: skip
+
+
+def _back_and_forth() -> Case:
+    """Two relays whose replies name no queue id, each with the other as relay: the older one is the first."""
+    documents = [
+        hop("mxa", "BF1", 0, [given(BOB, "mxb.example.com", None, 1)], msgid="forth@example.com"),
+        hop("mxb", "BF2", 1, [given(BOB, "mxa.example.com", None, 2)], msgid="forth@example.com"),
+    ]
+    return Case(
+        "BF1", documents, ["mxa/BF1", "mxb/BF2"], [("mxa/BF1", "mxb/BF2", "next", True)], [(BOB, "relayed")],
+        [("mxa.example.com", "its log is in the store, and has no such transaction")],
+    )  # fmt: skip
+
+
 def _circle() -> Case:
     """Links that run in a circle, as no server writes them: it ends, and every node is there once."""
     documents = [
@@ -324,6 +361,9 @@ CASES = {
     "expansion": _expansion(),
     "program": _program(),
     "late_lines": _late_lines(),
+    "too_early": _too_early(),
+    "used_again": _used_again(),
+    "back_and_forth": _back_and_forth(),
     "circle": _circle(),
 }
 
