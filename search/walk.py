@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 MOST_QUERIES = 256
 MOST_TRANSACTIONS = 25_000
+MOST_OF_MESSAGE_IDS = 12_000
+"""Senders of much spam use one message id for all of it: one that more transactions have says nothing."""
 TERMS_AT_ONCE = 1000
 
 
@@ -76,31 +78,34 @@ class _Walk:
     def _ask_for(self, level: Sequence[Node]) -> bool:
         """Ask for what the nodes of a level name; say whether the walk may go on."""
         terms: dict[Term, None] = {}
+        message_ids: dict[Term, None] = {}
         for node in level:
             if node.queue_id is not None:
                 terms.update(dict.fromkeys((*queue_terms(node.queue_id), link_term(node.queue_id))))
             for _, queue_id, _ in node.links:
                 terms.update(dict.fromkeys(queue_terms(queue_id)))
             if node.message_id is not None:
-                terms.update(dict.fromkeys(message_id_terms(node.message_id)))
-        new = [term for term in terms if term not in self._asked]
-        self._asked.update(new)
+                message_ids.update(dict.fromkeys(message_id_terms(node.message_id)))
         # What came before may have waited as long as a mail may, and what it was given to may have been late as much.
         since = min(node.date_ms for node in level) - 2 * QUEUE_LIFETIME_MS - EARLY_MS
         until = max(node.updated_ms for node in level) + QUEUE_LIFETIME_MS + 1
-        for start in range(0, len(new), TERMS_AT_ONCE):
-            if self._queries >= MOST_QUERIES:
-                self._limits[f"more than {MOST_QUERIES} queries: what is further away is missing here"] = None
-                return False
-            group = tuple(new[start : start + TERMS_AT_ONCE])
-            self._queries += 1
-            selection = Selection(all_of=(group,), date_from_ms=since, date_until_ms=until)
-            found = self._reader.newest(selection, MOST_TRANSACTIONS)
-            if len(found) >= MOST_TRANSACTIONS or len(self._nodes) > MOST_TRANSACTIONS:
-                self._limits[f"more than {MOST_TRANSACTIONS} transactions: others are missing here"] = None
-            self._is_changed |= self._nodes.add(found)
-            if self._limits:
-                return False
+        for asked, most in ((terms, MOST_TRANSACTIONS), (message_ids, MOST_OF_MESSAGE_IDS)):
+            new = [term for term in asked if term not in self._asked]
+            self._asked.update(new)
+            for start in range(0, len(new), TERMS_AT_ONCE):
+                if self._queries >= MOST_QUERIES:
+                    self._limits[f"more than {MOST_QUERIES} queries: what is further away is missing here"] = None
+                    return False
+                self._queries += 1
+                group = tuple(new[start : start + TERMS_AT_ONCE])
+                found = self._reader.newest(Selection(all_of=(group,), date_from_ms=since, date_until_ms=until), most)
+                if len(found) >= most and asked is message_ids:
+                    self._limits[f"a message id of more than {most} transactions: followed by queue ids alone"] = None
+                    continue
+                self._is_changed |= self._nodes.add(found)
+                if len(self._nodes) > MOST_TRANSACTIONS or len(found) >= most:
+                    self._limits[f"more than {MOST_TRANSACTIONS} transactions: others are missing here"] = None
+                    return False
         return True
 
 

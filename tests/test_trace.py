@@ -172,6 +172,22 @@ def test_a_loop_without_message_ids_is_bounded(tmp_path: Path) -> None:
     assert "not complete: more than" in trace_text(trace, Page())
 
 
+def test_a_message_id_that_everybody_uses_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.walk.MOST_OF_MESSAGE_IDS", 50)
+    spam = [hop("mx7", f"{n:X}", n, [kept(f"bob{n}@example.net", n)], msgid="spam@example.com") for n in range(60)]
+    mine = [
+        hop("mx1", "SPAM1", 0, [given("bob@example.net", "mx2.example.com", "SPAM2", 1)], msgid="spam@example.com"),
+        hop("mx2", "SPAM2", 1, [kept("bob@example.net", 2)], msgid="spam@example.com"),
+    ]
+    path = tmp_path / "mail.db"
+    with open_for_writing(path) as writer:
+        writer.write([*spam, *mine])
+    with counting(path) as reader:
+        (trace,) = asked(reader, "SPAM2")
+    assert [node.id for node in trace.nodes] == ["mx1/SPAM1", "mx2/SPAM2"]
+    assert trace.limits == ("a message id of more than 50 transactions: followed by queue ids alone",)
+
+
 def test_the_drawing_of_a_missing_middle_hop(store: Path) -> None:
     with counting(store) as reader:
         trace = check_case(reader, "missing_middle")

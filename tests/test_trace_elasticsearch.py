@@ -48,5 +48,5 @@ def test_the_command_asks_elasticsearch(node: Node) -> None:
     case = CASES["another_name"]
     put(node, "traced", list(case.documents))
     done = mailspan("trace", case.seed, "--store", node.url, "--json", settings={"INDEX_PREFIX": "traced"})
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, b"")  # days around the mail without an index are no matter
     assert [each["id"] for each in orjson.loads(done.stdout)["nodes"]] == list(case.nodes)

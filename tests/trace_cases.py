@@ -335,6 +335,19 @@ def _back_and_forth() -> Case:
     )  # fmt: skip
 
 
+def _late_relay() -> Case:
+    """A fragment says to whom the mail went at last; there it bounced."""
+    documents = [
+        hop("mx1", "J1", 0, [given(BOB, "none", None, 1, "deferred")], msgid="later@example.com", state="open"),
+        hop("mx1", "J1", 90_000, [given(BOB, "mx2.example.com", "J2", 90_001)], fragment=True, id="mx1/J1~0b"),
+        hop("mx2", "J2", 90_001, [given(BOB, "none", None, 90_002, "bounced")], msgid="later@example.com"),
+    ]
+    return Case(
+        "J2", documents, ["mx1/J1", "mx1/J1", "mx2/J2"],
+        [("mx1/J1", "mx1/J1", "fragment", False), ("mx1/J1", "mx2/J2", "next", False)], [(BOB, "bounced")],
+    )  # fmt: skip
+
+
 def _circle() -> Case:
     """Links that run in a circle, as no server writes them: it ends, and every node is there once."""
     documents = [
@@ -364,6 +377,7 @@ CASES = {
     "too_early": _too_early(),
     "used_again": _used_again(),
     "back_and_forth": _back_and_forth(),
+    "late_relay": _late_relay(),
     "circle": _circle(),
 }
 

@@ -13,7 +13,7 @@ from sink.sqlite_reader import SqliteReader
 from sink.sqlite_schema import path_of_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from mailspan.settings import Settings
     from sink.store import DocumentReader
@@ -35,8 +35,11 @@ def open_reader(store: str | None, settings: Settings) -> Iterator[DocumentReade
         yield ElasticsearchReader(server, settings.index_prefix)
 
 
-def say_what_is_missing(reader: DocumentReader) -> bool:
-    """Say on stderr what the answers lacked; return whether something that is there could not be read."""
-    for message in (*reader.gaps, *reader.faults):
+def say_what_is_missing(reader: DocumentReader, gaps: Sequence[str] | None = None) -> bool:
+    """Say on stderr what the answers lacked; return whether something that is there could not be read.
+
+    `gaps` are those that matter, where not all of the reader's do.
+    """
+    for message in (*(reader.gaps if gaps is None else gaps), *reader.faults):
         sys.stderr.write(f"mailspan: {sanitise(message)}\n")
     return bool(reader.faults)

@@ -54,11 +54,12 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("which mail? give a queue id or message id, or flags as -f, -t and -d (see --help)")
     with open_reader(args.store, args.settings) as reader:
         seeds = _exact(reader.newest(select(query), _MOST_SEEDS), args.term or args.queue_id)
+        gaps = tuple(reader.gaps)  # of the days that were asked for; a walk asks for some around them as well
         traces = traces_of(reader, seeds, args.settings.relay_hosts)
         if len(seeds) >= _MOST_SEEDS:
             sys.stderr.write(f"mailspan: of more than {_MOST_SEEDS} mails, the newest are traced; ask for fewer\n")
         status = write(_output(args, traces), sys.stdout.buffer)
-        return _INCOMPLETE if say_what_is_missing(reader) else status
+        return _INCOMPLETE if say_what_is_missing(reader, gaps) else status
 
 
 def _exact(documents: Sequence[bytes], queue_id: str | None) -> Sequence[bytes]:
