@@ -9,7 +9,7 @@ import pytest
 
 from sink.sqlite import open_for_writing
 from tests.running import mailspan_here
-from tests.trace_cases import CASES
+from tests.trace_cases import CASES, hop, kept
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +23,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open_for_writing(path) as writer:
         for name in ("message_id_twice", "missing_middle", "queue_id_on_three_hosts", "told_name"):
             writer.write(CASES[name].documents)
+        writer.write([hop(f"mx{n}", name, 0, [kept("bob@example.net", 1)]) for n, name in ((5, "4jXyB"), (6, "4jXyb"))])
     return path
 
 
@@ -72,6 +73,12 @@ def test_several_are_listed_and_all_draws_each(capsys: pytest.CaptureFixture[str
 def test_a_queue_id_of_three_hosts_lists_three_mails(capsys: pytest.CaptureFixture[str], store: Path) -> None:
     listed = trace(capsys, store, "C0FFEE1").output.splitlines()
     assert [line.split("  ")[1] for line in listed[1:]] == ["gate/G1", "mx1/C0FFEE1", "mx3/C0FFEE1"]
+
+
+def test_case_matters_in_a_queue_id_where_it_can(capsys: pytest.CaptureFixture[str], store: Path) -> None:
+    assert nodes(trace(capsys, store, "4jXyb", "--json").output) == [["mx6/4jXyb"]]
+    assert nodes(trace(capsys, store, "mx5/4jXyB", "--json").output) == [["mx5/4jXyB"]]
+    assert nodes(trace(capsys, store, "4JXYB", "--json", "--all").output) == [["mx5/4jXyB"], ["mx6/4jXyb"]]
 
 
 def test_what_a_relay_is_can_be_told(capsys: pytest.CaptureFixture[str], store: Path) -> None:

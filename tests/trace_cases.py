@@ -314,7 +314,7 @@ def _used_again() -> Case:
     """The next host used the queue id again an hour later; neither logged a message id: the nearer one is meant."""
     documents = [
         hop("osm", "a6a1a000", 0, [given(BOB, "mx2.example.com", "AB12CF", 1)], mta="opensmtpd"),
-        hop("mx2", "AB12CF", 3600, [kept("eve@example.net", 3601)], id="mx2/AB12CF/1"),
+        hop("mx2", "AB12CF", 3600, [given("eve@example.net", "none", None, 3601, "bounced")], id="mx2/AB12CF/1"),
         hop("mx2", "AB12CF", 1, [kept(BOB, 2)], id="mx2/AB12CF/2"),
     ]
     return Case(
