@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from search.nodes import Attempt, Node
 
 
+_WAITING = frozenset({"deferred", "queued", "held", "unknown"})
+"""How it stands for a recipient who goes with the mail when that is requeued."""
 _RANK = {outcome: rank for rank, outcome in enumerate(OUTCOMES)}
 
 
@@ -95,9 +97,10 @@ class Ends:
                 last[attempt.recipient.casefold(), (attempt.original or "").casefold()] = attempt
         edges = self._onward[node.id]
         edge_of = {way: edge for edge in edges for way in edge.ways}
+        requeued = next((edge for edge in edges if edge.kind == "requeued_as"), None)
         given: dict[str, list[Attempt]] = defaultdict(list)
         for attempt in last.values():
-            edge = edge_of.get(attempt.way)
+            edge = edge_of.get(attempt.way) or (requeued if attempt.outcome in _WAITING else None)
             if edge is None:
                 yield End(_name(attempt), str(attempt.recipient), attempt.outcome, node, attempt)
             else:

@@ -348,6 +348,25 @@ def _late_relay() -> Case:
     )  # fmt: skip
 
 
+def _requeued() -> Case:
+    """`postsuper -r`: who was deferred under the old queue id is sent to under the new one; who had it, had it."""
+    carol = "carol@example.com"
+    documents = [
+        hop(
+            "mx1", "Q1", 0, [kept(carol, 1), given(BOB, "none", None, 1, "deferred")], msgid="again@example.com",
+            links=[{"kind": "requeued_as", "queue_id": "Q2", "host": "mx1"}], closed_by="requeued",
+        ),
+        hop(
+            "mx1", "Q2", 60, [kept(BOB, 61)], msgid="again@example.com", client="uid=105",
+            links=[{"kind": "requeued_from", "queue_id": "Q1", "host": "mx1"}],
+        ),
+    ]  # fmt: skip
+    return Case(
+        "Q2", documents, ["mx1/Q1", "mx1/Q2"], [("mx1/Q1", "mx1/Q2", "requeued_as", False)],
+        [(carol, "delivered"), (BOB, "delivered")],
+    )  # fmt: skip
+
+
 def _circle() -> Case:
     """Links that run in a circle, as no server writes them: it ends, and every node is there once."""
     documents = [
@@ -378,6 +397,7 @@ CASES = {
     "used_again": _used_again(),
     "back_and_forth": _back_and_forth(),
     "late_relay": _late_relay(),
+    "requeued": _requeued(),
     "circle": _circle(),
 }
 
