@@ -100,7 +100,9 @@ class _Walk:
                 group = tuple(new[start : start + TERMS_AT_ONCE])
                 found = self._reader.newest(Selection(all_of=(group,), date_from_ms=since, date_until_ms=until), most)
                 if len(found) >= most and asked is message_ids:
-                    self._limits[f"a message id of more than {most} transactions: followed by queue ids alone"] = None
+                    self._limits[
+                        f"message ids that more than {most} transactions have: followed by queue ids alone"
+                    ] = None
                     continue
                 self._is_changed |= self._nodes.add(found)
                 if len(self._nodes) > MOST_TRANSACTIONS or len(found) >= most:

@@ -185,7 +185,7 @@ def test_a_message_id_that_everybody_uses_is_not_followed(tmp_path: Path, monkey
     with counting(path) as reader:
         (trace,) = asked(reader, "SPAM2")
     assert [node.id for node in trace.nodes] == ["mx1/SPAM1", "mx2/SPAM2"]
-    assert trace.limits == ("a message id of more than 50 transactions: followed by queue ids alone",)
+    assert trace.limits == ("message ids that more than 50 transactions have: followed by queue ids alone",)
 
 
 def test_the_drawing_of_a_missing_middle_hop(store: Path) -> None:
