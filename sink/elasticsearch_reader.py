@@ -87,7 +87,9 @@ class ElasticsearchReader:
         mails: set[str] = set()
         names = self._indices(selection)
         at_once = min(limit + 1, _DOCUMENTS_AT_ONCE)
-        parts = (self._hits(part, selection, at_once=at_once) for part in _newest_first(names))
+        # Who wants more than one answer holds wants all there is: nothing is saved by asking the newest first.
+        asked = _newest_first(names) if limit < _DOCUMENTS_AT_ONCE or not names else (names,)
+        parts = (self._hits(part, selection, at_once=at_once) for part in asked)
         for hit in chain.from_iterable(parts):
             milliseconds = int(hit["sort"][0])
             # All documents of the last millisecond are read, so that of these the first by id are given.
