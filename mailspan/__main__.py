@@ -38,6 +38,7 @@ COMMANDS = (
     Command("index", "mailspan.commands.index", "log files into the store that search reads"),
     Command("search", "mailspan.commands.search", "find transactions, newest first"),
     Command("trace", "mailspan.commands.trace", "follow a mail over all hosts, and say how it really ended"),
+    Command("explain", "mailspan.commands.explain", "say in plain words what happened to a mail on one server"),
     Command("retention", "mailspan.commands.retention", "delete the documents of days that are too old"),
     Command("produce", "mailspan.commands.produce", "lines of files or of standard input to Kafka"),
     Command("reduce", "mailspan.commands.reduce", "lines of Kafka to documents, exactly once"),

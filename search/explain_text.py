@@ -1,0 +1,211 @@
+"""An explanation in plain words, safe for a terminal: every value of a log goes through `sanitise`. Pure.
+
+Up to ten recipients are told one by one; of more, those to whom the same happened are one line with examples.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from mailspan.terminal import sanitise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import tzinfo
+
+    from search.explain import Explanation, Failure, Group, Story
+
+_ONE_BY_ONE = 10
+_MOST_GROUPS = 20
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_MOST_WORDS = 300
+
+_ENDS = {
+    "delivered": "delivered",
+    "relayed": "handed on",
+    "expanded": "replaced by the addresses it stands for",
+    "discarded": "thrown away on purpose",
+    "queued": "no attempt yet",
+    "held": "held by the server",
+    "deferred": "still waiting for the next attempt",
+    "unknown": "the log does not say how it ended",
+    "aborted": "the client went away before the mail was whole",
+    "rejected": "refused",
+    "expired": "given up: the time in the queue was over",
+    "bounced": "returned to the sender",
+}
+_STAGES = {
+    "connect": "when it connected",
+    "helo": "at its HELO",
+    "auth": "when it logged in",
+    "mail": "at the sender",
+    "rcpt": "at the recipient",
+    "data": "before the message",
+    "end_of_data": "after the whole message",
+}
+_LINKS = {
+    "next": "went on as",
+    "bounce": "the sender was told of the failure in",
+    "bounce_of": "is the notice of failure of",
+    "delay_notice": "the sender was told of the delay in",
+    "receipt": "the sender was sent a receipt in",
+    "requeued_as": "was queued again as",
+    "requeued_from": "was queued again from",
+    "clone": "other recipients went on in",
+    "clone_of": "was split from",
+    "forwarded_as": "was forwarded as",
+    "original": "came from",
+}
+
+
+def explain_text(found: Explanation, zone: tzinfo | None = None) -> str:
+    """Return the words, one sentence or recipient a line; `zone` None is the machine's."""
+    return "".join(f"{line}\n" for line in _lines(found, zone))
+
+
+def _lines(found: Explanation, zone: tzinfo | None) -> Iterator[str]:
+    yield f"{_safe(found.queue_id or 'NOQUEUE')} on {_safe(found.host)} ({_safe(found.mta)})"
+    yield f"  {_beginning(found, zone)}"
+    if not found.recipients:
+        yield f"  No recipient is in the log: {_ENDS.get(found.outcome, _safe(found.outcome))}."
+    elif len(found.recipients) <= _ONE_BY_ONE:
+        for story in found.recipients:
+            yield f"  {_name(story)}: {_story(found, story)}"
+            for failure in story.failures[-1:]:
+                yield f"    last words: {_cut(failure.status)}"
+    else:
+        yield f"  {len(found.recipients)} recipients:"
+        for group in found.groups[:_MOST_GROUPS]:
+            yield f"    {_group(group)}"
+        if len(found.groups) > _MOST_GROUPS:
+            rest = found.groups[_MOST_GROUPS:]
+            yield f"    {sum(each.count for each in rest)} others, in {len(rest)} more ways (--json has all)"
+    if found.missing_pages:
+        yield f"  {found.missing_pages} more pages of recipients are not in the store."
+    yield from _after(found)
+
+
+def _beginning(found: Explanation, zone: tzinfo | None) -> str:
+    when = _time(found.date, zone)
+    client = f"by {_safe(found.client)}" if found.client else "by the server itself, or by whom the log does not say"
+    if found.kind == "rejection":
+        stage = _STAGES.get(found.stage or "", "")
+        again = f"; the same {found.repeat_count} times more in that second" if found.repeat_count else ""
+        kind = "for now" if found.temporary else "for good"
+        who = _safe(found.client) if found.client else "A client"
+        sender = f", mail {_sender(found)}" if found.sender is not None else ""
+        return f"{who} was refused {stage} {kind} on {when}{sender}{again}.".replace("  ", " ")
+    size = f", {found.size} bytes" if found.size is not None else ""
+    login = f", logged in as {_safe(found.sasl_username)}" if found.sasl_username else ""
+    kind = "An address check" if found.kind == "probe" else "A mail"
+    return f"{kind} {_sender(found)} was handed in {client}{login} on {when}{size}."
+
+
+def _sender(found: Explanation) -> str:
+    if found.sender is None:
+        return "from a sender that the log does not name"
+    return f"from {_safe(found.sender)}" if found.sender else "from <> (a notice, which is never answered)"
+
+
+def _story(found: Explanation, story: Story) -> str:
+    said = [_failure(each) for each in story.failures]
+    if story.failures and story.failures[-1].outcome == story.outcome:
+        if story.outcome == "deferred":
+            said.append(_ENDS["deferred"] if found.state == "open" else "the log ends here")
+    else:
+        said.append(_end(story, found))
+    return "; ".join(said)
+
+
+def _end(story: Story, found: Explanation) -> str:
+    words = _ENDS.get(story.outcome, _safe(story.outcome))
+    if story.outcome in {"delivered", "relayed"}:
+        if story.outcome == "relayed" and story.relay:
+            words += f" to {_safe(story.relay)}"
+        words += f" after {_duration(story.seconds)}"
+        if len(found.recipients) == 1 and found.attempt_count > 1:
+            words += f" on the {_ordinal(found.attempt_count)} attempt"
+        elif story.attempts > 1:
+            words += f" on the {_ordinal(story.attempts)} attempt"
+    return words
+
+
+def _failure(failure: Failure) -> str:
+    times = "" if failure.times == 1 else f" {failure.times} times"
+    by = f" by {_safe(failure.relay)}" if failure.relay and failure.relay not in {"none", "local"} else ""
+    word = "returned to the sender: refused" if failure.outcome == "bounced" and by else _verb(failure.outcome)
+    return f"{word}{times}{by}{_why(failure.dsn, failure.means, failure.reason)}"
+
+
+def _verb(outcome: str) -> str:
+    return "deferred" if outcome == "deferred" else _ENDS[outcome]
+
+
+def _why(dsn: str | None, means: str | None, reason: str | None) -> str:
+    code = _safe(dsn or "")
+    words = " ".join(filter(None, (code, means)))
+    kind = f" [{reason}]" if reason else ""
+    return f": {words}{kind}" if words else kind
+
+
+def _group(group: Group) -> str:
+    relay = f" ({_safe(group.relay)})" if group.relay else ""
+    names = ", ".join(_safe(each) for each in group.examples)
+    more = ", …" if group.count > len(group.examples) else ""
+    end = _ENDS.get(group.outcome, _safe(group.outcome))
+    slowest = f", the slowest after {_duration(group.longest_seconds)}" if group.reason is None else ""
+    return f"{group.count} {end}{relay}{_why(group.dsn, group.means, group.reason)}{slowest}: {names}{more}"
+
+
+def _after(found: Explanation) -> Iterator[str]:
+    for link in found.links:
+        where = f" on {_safe(link['host'])}" if link["host"] else ""
+        yield f"  It {_link(link['kind'])} {_safe(link['queue_id'] or '')}{where}."
+    if found.state == "incomplete":
+        yield "  It is open, but the log has had no news of it for longer than mail stays in a queue."
+    elif found.state == "open":
+        yield "  It is still open: what happens next is not in the log yet."
+    elif found.closed_by == "deleted":
+        yield "  An administrator took it out of the queue."
+    for note in found.notes:
+        yield f"  Note, {_safe(note.note)}: {note.means}." if note.means else f"  Note: {_safe(note.note)}."
+
+
+def _link(kind: str | None) -> str:
+    words = _LINKS.get(kind or "", _safe(kind or ""))
+    return words if words.startswith(("went", "is ", "was ", "came")) else f"has a part elsewhere: {words}"
+
+
+def _name(story: Story) -> str:
+    if story.recipient is None:
+        return "no recipient named"
+    original = f" (for {_safe(story.original_recipient)})" if story.original_recipient else ""
+    return f"{_safe(story.recipient)}{original}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < _MINUTE:
+        return f"{seconds:.0f} s" if seconds >= 1 else "less than a second"
+    for unit, length in (("min", _MINUTE), ("h", _HOUR)):
+        if seconds < (_HOUR if unit == "min" else 2 * _DAY):
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / _DAY:.0f} days"
+
+
+def _ordinal(number: int) -> str:
+    last = number % 100
+    ending = "th" if last in {11, 12, 13} else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def _time(stamp: str, zone: tzinfo | None) -> str:
+    return datetime.fromisoformat(stamp).astimezone(zone).strftime("%Y-%m-%d at %H:%M:%S")
+
+
+def _cut(status: str) -> str:
+    return _safe(status if len(status) <= _MOST_WORDS else status[:_MOST_WORDS] + "…")
+
+
+def _safe(value: str) -> str:
+    return sanitise(value)
