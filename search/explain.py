@@ -1,8 +1,8 @@
 """What happened to one mail on one server, as facts for plain words: document → explanation. Pure.
 
-An explanation says who handed the mail in, what each recipient's attempts came to, grouped by where and why they failed,
-what the notes mean, and which other transactions the log names. It adds nothing that the document does not say. The
-words are those of `explain_text`; the dataclasses here are the schema of `mailspan explain --json` (docs/explain.md).
+An explanation says who handed the mail in, what each recipient's attempts came to, grouped by where and why they
+failed, what the notes mean, and which other transactions the log names. It adds nothing that the document does not say.
+The words are those of `explain_text`; the dataclasses here are the schema of `explain --json` (docs/explain.md).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NO_ATTEMPT = frozenset({"queued", "held", "rejected", "expired", "unknown", "ab
 _EXAMPLES = 3
 
 NOTES = {
-    "head missing": "the beginning is not in the logs that were read: who handed it in, and earlier attempts, may be missing",
+    "head missing": "the beginning is not in the logs that were read, nor perhaps who handed it in and earlier attempts",
     "tail missing": "the end is not in the logs that were read: it may have been delivered since",
     "recipients not logged": "the server refused something without naming all recipients it was for",
     "year guessed": "the log has no year, and none of its queue IDs holds one: the year is the likeliest",

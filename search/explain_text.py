@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _ONE_BY_ONE = 10
 _MOST_GROUPS = 20
+_MOST_LINKS = 10
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _MOST_WORDS = 300
 
@@ -45,17 +46,17 @@ _STAGES = {
     "end_of_data": "after the whole message",
 }
 _LINKS = {
-    "next": "went on as",
-    "bounce": "the sender was told of the failure in",
-    "bounce_of": "is the notice of failure of",
-    "delay_notice": "the sender was told of the delay in",
-    "receipt": "the sender was sent a receipt in",
-    "requeued_as": "was queued again as",
-    "requeued_from": "was queued again from",
-    "clone": "other recipients went on in",
-    "clone_of": "was split from",
-    "forwarded_as": "was forwarded as",
-    "original": "came from",
+    "next": "It went on as {}.",
+    "bounce": "The sender was told of the failure in {}.",
+    "bounce_of": "It is the notice of failure of {}.",
+    "delay_notice": "The sender was told of the delay in {}.",
+    "receipt": "The sender was sent a receipt in {}.",
+    "requeued_as": "It was queued again as {}.",
+    "requeued_from": "It was queued again; before it was {}.",
+    "clone": "Other recipients of it went on in {}.",
+    "clone_of": "It was split from {}.",
+    "forwarded_as": "It was forwarded as {}.",
+    "original": "Before it came here it was {}.",
 }
 
 
@@ -72,7 +73,8 @@ def _lines(found: Explanation, zone: tzinfo | None) -> Iterator[str]:
     elif len(found.recipients) <= _ONE_BY_ONE:
         for story in found.recipients:
             yield f"  {_name(story)}: {_story(found, story)}"
-            for failure in story.failures[-1:]:
+            # That time is up are no words of a server.
+            for failure in [each for each in story.failures if each.outcome != "expired"][-1:]:
                 yield f"    last words: {_cut(failure.status)}"
     else:
         yield f"  {len(found.recipients)} recipients:"
@@ -88,7 +90,7 @@ def _lines(found: Explanation, zone: tzinfo | None) -> Iterator[str]:
 
 def _beginning(found: Explanation, zone: tzinfo | None) -> str:
     when = _time(found.date, zone)
-    client = f"by {_safe(found.client)}" if found.client else "by the server itself, or by whom the log does not say"
+    client = f"by {_safe(found.client)}" if found.client else _no_client(found)
     if found.kind == "rejection":
         stage = _STAGES.get(found.stage or "", "")
         again = f"; the same {found.repeat_count} times more in that second" if found.repeat_count else ""
@@ -100,6 +102,12 @@ def _beginning(found: Explanation, zone: tzinfo | None) -> str:
     login = f", logged in as {_safe(found.sasl_username)}" if found.sasl_username else ""
     kind = "An address check" if found.kind == "probe" else "A mail"
     return f"{kind} {_sender(found)} was handed in {client}{login} on {when}{size}."
+
+
+def _no_client(found: Explanation) -> str:
+    if any(link["kind"] == "bounce_of" for link in found.links):
+        return "by the server itself"
+    return "by someone whom the log does not name"
 
 
 def _sender(found: Explanation) -> str:
@@ -115,6 +123,8 @@ def _story(found: Explanation, story: Story) -> str:
             said.append(_ENDS["deferred"] if found.state == "open" else "the log ends here")
     else:
         said.append(_end(story, found))
+    if len(found.recipients) == 1 and story.attempts < found.attempt_count:
+        said.append(f"of {found.attempt_count} attempts the record keeps {story.attempts}")
     return "; ".join(said)
 
 
@@ -159,9 +169,12 @@ def _group(group: Group) -> str:
 
 
 def _after(found: Explanation) -> Iterator[str]:
-    for link in found.links:
+    for link in found.links[:_MOST_LINKS]:
         where = f" on {_safe(link['host'])}" if link["host"] else ""
-        yield f"  It {_link(link['kind'])} {_safe(link['queue_id'] or '')}{where}."
+        sentence = _LINKS.get(link["kind"] or "", "It belongs to {}.")
+        yield f"  {sentence.format(_safe(link['queue_id'] or '-') + where)}"
+    if len(found.links) > _MOST_LINKS:
+        yield f"  {len(found.links) - _MOST_LINKS} more links (--json has all)."
     if found.state == "incomplete":
         yield "  It is open, but the log has had no news of it for longer than mail stays in a queue."
     elif found.state == "open":
@@ -170,11 +183,6 @@ def _after(found: Explanation) -> Iterator[str]:
         yield "  An administrator took it out of the queue."
     for note in found.notes:
         yield f"  Note, {_safe(note.note)}: {note.means}." if note.means else f"  Note: {_safe(note.note)}."
-
-
-def _link(kind: str | None) -> str:
-    words = _LINKS.get(kind or "", _safe(kind or ""))
-    return words if words.startswith(("went", "is ", "was ", "came")) else f"has a part elsewhere: {words}"
 
 
 def _name(story: Story) -> str:

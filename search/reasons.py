@@ -140,8 +140,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "reputation",
         "the sending server's network is on a block list",
-        "550 5.7.1 Unfortunately, messages from [192.0.2.1] weren't sent. Please contact your Internet service provider "
-        "since part of their network is on our block list (S3150).",
+        "550 5.7.1 Unfortunately, messages from [192.0.2.1] weren't sent. Please contact your Internet service "
+        "provider since part of their network is on our block list (S3150).",
         "simple-login/app#1875",
         dsn="5.7.1",
         words=("block list", "blocklist"),
@@ -257,8 +257,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "unknown user",
         "no such user",
-        "host mx1.sink.lab.test[10.77.0.21] said: 550 no such user here (noenh-d0052@sink.lab.test) (in reply to RCPT TO "
-        "command)",
+        "host mx1.sink.lab.test[10.77.0.21] said: 550 no such user here (noenh-d0052@sink.lab.test) (in reply to RCPT "
+        "TO command)",
         "lab",
         dsn="5.0.0",
         words=("no such user", "user unknown", "invalid recipient"),
