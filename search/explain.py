@@ -26,7 +26,7 @@ _NO_ATTEMPT = frozenset({"queued", "held", "rejected", "expired", "unknown", "ab
 _EXAMPLES = 3
 
 NOTES = {
-    "head missing": "the beginning is not in the logs that were read, nor perhaps who handed it in and earlier attempts",
+    "head missing": "the beginning is not in the logs that were read, nor perhaps who handed it in or what was tried",
     "tail missing": "the end is not in the logs that were read: it may have been delivered since",
     "recipients not logged": "the server refused something without naming all recipients it was for",
     "year guessed": "the log has no year, and none of its queue IDs holds one: the year is the likeliest",

@@ -295,6 +295,28 @@ RULES: tuple[Rule, ...] = (
         words=("connection timed out",),
     ),
     Rule(
+        "DNS",
+        "the domain does not exist",
+        "Domain does not exist",
+        "lab",
+        words=("domain does not exist",),
+    ),
+    Rule(
+        "connection",
+        "no server of the domain could be reached",
+        "Network error on destination MXs",
+        "lab",
+        words=("network error on destination",),
+    ),
+    Rule(
+        "other",
+        "the domain takes no mail",
+        "550 5.1.2 <x-d0331@err.lab.test>: Recipient address rejected: mail to this domain is disabled",
+        "lab",
+        dsn="5.1.2",
+        dsns=("1.2",),
+    ),
+    Rule(
         "other",
         "the server has no space left",
         "452 4.3.1 Insufficient system storage",
