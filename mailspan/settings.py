@@ -28,6 +28,7 @@ _OPTION = re.compile(r"([a-z][a-z0-9._]*)[ ]*=[ ]*")
 _SECRET = re.compile(r"password|secret|jaas|ssl\.key\.pem")
 _TOPIC_PREFIX = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _INDEX_PREFIX = re.compile(r"[a-z][a-z0-9_-]{0,99}")
+_SPACE = re.compile(r"[a-z0-9_-]{0,100}")
 _MOST_DIGITS = 9
 _ADDRESS = re.compile(
     r"(?:(?:\[(?P<literal>[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,32})?)\]|(?P<name>\*|[A-Za-z0-9._-]{1,253}))?:)?"
@@ -311,6 +312,57 @@ class Settings:
         _whole_number(0, 100),
         "The number of copies of each shard.",
         "a number from 0 to 100",
+    )
+    kibana_url: str = _setting(
+        "",
+        _text,
+        "The Kibana that `setup` puts its data view, searches and dashboards into; the default of its --kibana.",
+        "https://HOST:PORT, with the path that Kibana has; no user or password in it",
+        is_hidden=True,
+    )
+    kibana_space: str = _setting(
+        "",
+        _matching(_SPACE),
+        "The space of Kibana that they go into; empty means the default space, or that of the URL (/s/SPACE).",
+        "up to 100 lower-case letters, digits, dashes and underscores",
+    )
+    kibana_api_key: str = _setting(
+        "",
+        _text,
+        "The API key for Kibana: one of Elasticsearch, base64 as that gives it; better in a file.",
+        "one line of text",
+        is_hidden=True,
+    )
+    kibana_api_key_file: str = _setting(
+        "",
+        _text,
+        "A file that holds that API key, on its first line.",
+        "a path",
+    )
+    kibana_username: str = _setting(
+        "",
+        _text,
+        "The user for Kibana, where there is no API key.",
+        "a name",
+    )
+    kibana_password: str = _setting(
+        "",
+        _text,
+        "The password of that user; better in a file.",
+        "one line of text",
+        is_hidden=True,
+    )
+    kibana_password_file: str = _setting(
+        "",
+        _text,
+        "A file that holds that password, on its first line.",
+        "a path",
+    )
+    kibana_ca_file: str = _setting(
+        "",
+        _text,
+        "The certificates that may sign that of Kibana (PEM); empty means those of this machine.",
+        "a path",
     )
 
 

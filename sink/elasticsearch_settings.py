@@ -19,7 +19,8 @@ from mailspan.errors import UsageError
 if TYPE_CHECKING:
     from mailspan.settings import Settings
 
-_URL = "MAILSPAN_ELASTICSEARCH_URL"
+_SERVICE = "ELASTICSEARCH"
+_URL = f"MAILSPAN_{_SERVICE}_URL"
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _HOST = re.compile(r"[A-Za-z0-9_.-]+")
 _SCHEMES = {"http": 80, "https": 443}
@@ -51,10 +52,10 @@ def is_elasticsearch(store: str) -> bool:
 def connection_of(settings: Settings, store: str = "") -> Connection:
     """Return how to reach the Elasticsearch of the settings, or that of `store`. Raises UsageError without secrets."""
     name, text = ("--store", store) if store else (_URL, settings.elasticsearch_url)
-    urls = tuple(_url(name, each.strip()) for each in text.split(",") if each.strip())
+    urls = tuple(url_of(name, each.strip()) for each in text.split(",") if each.strip())
     if not urls:
         raise UsageError(f"{_URL} is not set; expected https://HOST:9200, several nodes comma-separated")
-    authorization = _authorization(settings)
+    authorization = authorization_of(settings)
     if settings.elasticsearch_ca_file and not Path(settings.elasticsearch_ca_file).is_file():
         raise UsageError(f"MAILSPAN_ELASTICSEARCH_CA_FILE: {settings.elasticsearch_ca_file} is no file")
     fingerprint = settings.elasticsearch_fingerprint.replace(":", "").lower()
@@ -66,8 +67,11 @@ def connection_of(settings: Settings, store: str = "") -> Connection:
     return Connection(urls, setting, authorization, settings.elasticsearch_ca_file, fingerprint)
 
 
-def _url(name: str, text: str) -> str:
-    """Return one node's address with its port; what it is told wrongly is not repeated: there may be a password."""
+def url_of(name: str, text: str, service: str = _SERVICE) -> str:
+    """Return one address with its port; what it is told wrongly is not repeated: there may be a password.
+
+    `name` is what told it, `service` the part of the names of settings. Raises UsageError.
+    """
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -76,8 +80,8 @@ def _url(name: str, text: str) -> str:
         raise UsageError(f"{name}: expected https://HOST:PORT") from None
     if parts.username is not None or parts.password is not None:
         raise UsageError(
-            f"{name} holds a user or password; they go into MAILSPAN_ELASTICSEARCH_USERNAME and"
-            " MAILSPAN_ELASTICSEARCH_PASSWORD_FILE, or MAILSPAN_ELASTICSEARCH_API_KEY_FILE"
+            f"{name} holds a user or password; they go into MAILSPAN_{service}_USERNAME and"
+            f" MAILSPAN_{service}_PASSWORD_FILE, or MAILSPAN_{service}_API_KEY_FILE"
         )
     if parts.scheme not in _SCHEMES or parts.query or parts.fragment:
         raise UsageError(f"{name}: expected https://HOST:PORT")
@@ -97,29 +101,37 @@ def _host(text: str) -> str:
     return host
 
 
-def _authorization(settings: Settings) -> str:
-    key = _secret(settings.elasticsearch_api_key, settings.elasticsearch_api_key_file, "API_KEY")
-    password = _secret(settings.elasticsearch_password, settings.elasticsearch_password_file, "PASSWORD")
-    if key and (password or settings.elasticsearch_username):
-        raise UsageError("set MAILSPAN_ELASTICSEARCH_API_KEY_FILE, or a user and password, not both")
-    if bool(password) != bool(settings.elasticsearch_username):
-        raise UsageError("MAILSPAN_ELASTICSEARCH_USERNAME and MAILSPAN_ELASTICSEARCH_PASSWORD_FILE go together")
-    if not settings.elasticsearch_username.isprintable() or ":" in settings.elasticsearch_username:
-        raise UsageError("MAILSPAN_ELASTICSEARCH_USERNAME: a name with colons or controls cannot be sent (RFC 7617)")
+def authorization_of(settings: Settings, service: str = _SERVICE) -> str:
+    """Return the value of the header that says who asks; empty where the settings name nobody. Raises UsageError.
+
+    `service` is the part of the names of settings.
+    """
+    name = f"MAILSPAN_{service}"
+    key, password = (_secret(settings, service, kind) for kind in ("API_KEY", "PASSWORD"))
+    username: str = getattr(settings, f"{service}_USERNAME".lower())
+    if key and (password or username):
+        raise UsageError(f"set {name}_API_KEY_FILE, or a user and password, not both")
+    if bool(password) != bool(username):
+        raise UsageError(f"{name}_USERNAME and {name}_PASSWORD_FILE go together")
+    if not username.isprintable() or ":" in username:
+        raise UsageError(f"{name}_USERNAME: a name with colons or controls cannot be sent (RFC 7617)")
     if key:
         return f"ApiKey {key}"
     if password:
-        pair = f"{settings.elasticsearch_username}:{password}".encode()
+        pair = f"{username}:{password}".encode()
         return f"Basic {base64.b64encode(pair).decode('ascii')}"
     return ""
 
 
-def _secret(value: str, file: str, name: str) -> str:
+def _secret(settings: Settings, service: str, kind: str) -> str:
     """Return a secret that stands in the environment or on the first line of a file."""
+    name = f"MAILSPAN_{service}_{kind}"
+    value: str = getattr(settings, f"{service}_{kind}".lower())
+    file: str = getattr(settings, f"{service}_{kind}_FILE".lower())
     if value and file:
-        raise UsageError(f"set MAILSPAN_ELASTICSEARCH_{name} or MAILSPAN_ELASTICSEARCH_{name}_FILE, not both")
+        raise UsageError(f"set {name} or {name}_FILE, not both")
     if file:
-        shown = f"MAILSPAN_ELASTICSEARCH_{name}_FILE: {file}"
+        shown = f"{name}_FILE: {file}"
         try:
             lines = Path(file).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -128,8 +140,8 @@ def _secret(value: str, file: str, name: str) -> str:
         value = lines[0].strip() if lines else ""
         if not value:
             raise UsageError(f"{shown} is empty; expected it on the first line")
-    if not value.isprintable() or (name == "API_KEY" and not value.isascii()):
-        raise UsageError(f"MAILSPAN_ELASTICSEARCH_{name}: there are characters in it that cannot be sent")
+    if not value.isprintable() or (kind == "API_KEY" and not value.isascii()):
+        raise UsageError(f"{name}: there are characters in it that cannot be sent")
     return value
 
 
