@@ -45,7 +45,9 @@ COMMANDS = (
     Command("sink", "mailspan.commands.sink", "documents of Kafka to Elasticsearch"),
     Command("audit", "mailspan.commands.audit", "compare Kafka's documents of a day with those indexed, and mend"),
     Command("dead-letter", "mailspan.commands.dead_letter", "list or replay what no stage could use"),
-    Command("setup", "mailspan.commands.setup", "create or update Kafka's topics and Elasticsearch's template"),
+    Command(
+        "setup", "mailspan.commands.setup", "create or update Kafka's topics, Elasticsearch's template, Kibana's views"
+    ),
 )
 
 EXIT_FAILED = 3

@@ -107,9 +107,8 @@ def _panel(prefix: str, panel: Panel) -> Object:
 def _aggregations(panel: Panel, label: str) -> list[Object]:
     found = [_aggregation(_COUNT, "count", "metric", {"customLabel": label})]
     if panel.sum_of:
-        found.append(
-            _aggregation(_SUM, "sum", "metric", {"field": panel.sum_of, "customLabel": f"Sum of {panel.sum_of}"})
-        )
+        summed = {"field": panel.sum_of, "customLabel": f"Sum of {panel.sum_of}"}
+        found.append(_aggregation(_SUM, "sum", "metric", summed))
     if panel.kind == "bars":
         over_time = {"field": TIME_FIELD, "interval": "auto", "min_doc_count": 1, "useNormalizedEsInterval": True}
         over_time |= {"drop_partials": False, "scaleMetricValues": False, "extended_bounds": {}}

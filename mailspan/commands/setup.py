@@ -1,6 +1,6 @@
-"""`mailspan setup`: Kafka's topics, and Elasticsearch's template and lifecycle; safe to repeat.
+"""`mailspan setup`: Kafka's topics, Elasticsearch's template and lifecycle, Kibana's dashboards; safe to repeat.
 
-Each is set up where its address is known: MAILSPAN_KAFKA_BOOTSTRAP_SERVERS, MAILSPAN_ELASTICSEARCH_URL.
+Each is set up where its address is known: MAILSPAN_KAFKA_BOOTSTRAP_SERVERS, MAILSPAN_ELASTICSEARCH_URL, --kibana.
 
 It says what it did and what differs. A number of partitions is never changed: a host's lines would part from what is
 kept of them. Everything is looked at before anything is altered.
@@ -11,10 +11,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from mailspan.commands.setup_elasticsearch import set_up
+from mailspan.commands import setup_elasticsearch, setup_kibana
 from mailspan.errors import MailspanError, UsageError
 from mailspan.topics import TOPICS, differences, settings_of, topic_name
 from producers.kafka import Admin, TopicState
+from sink.kibana_settings import kibana_of
 
 if TYPE_CHECKING:
     import argparse
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from mailspan.topics import Topic
 
 DESCRIPTION = (
-    "Create Kafka's topics and Elasticsearch's index template and lifecycle, or bring them up to date; safe to repeat."
-    " Each is left alone where MAILSPAN_KAFKA_BOOTSTRAP_SERVERS or MAILSPAN_ELASTICSEARCH_URL is not set."
+    "Create Kafka's topics, Elasticsearch's index template and lifecycle and Kibana's data view, searches and"
+    " dashboards, or bring them up to date; safe to repeat. Each is left alone where"
+    " MAILSPAN_KAFKA_BOOTSTRAP_SERVERS, MAILSPAN_ELASTICSEARCH_URL or --kibana is not given."
 )
 
 _ABORT_CHECK = "transaction.abort.timed.out.transaction.cleanup.interval.ms"
@@ -37,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `setup`."""
     add = parser.add_argument
     add("--replication-factor", metavar="N", help="of topics that are created (default: 3, or the number of brokers)")
+    add("--kibana", metavar="URL", help="the Kibana to import into (default: MAILSPAN_KIBANA_URL; none)")
     add("--dry-run", action="store_true", help="say what would be done, and do nothing")
 
 
@@ -44,12 +47,20 @@ def run(args: argparse.Namespace) -> int:
     """Set up what has an address; return 0. Raises UsageError and MailspanError: what fails, or would do harm."""
     wanted = _replication(args.replication_factor)
     settings: Settings = args.settings
-    if not settings.kafka_bootstrap_servers and not settings.elasticsearch_url:
-        raise UsageError("MAILSPAN_KAFKA_BOOTSTRAP_SERVERS is not set, nor is MAILSPAN_ELASTICSEARCH_URL")
+    kibana_url: str | None = args.kibana
+    if kibana_url is not None and not kibana_url.strip():
+        raise UsageError("--kibana is empty; expected https://HOST:PORT")
+    kibana = kibana_of(settings, kibana_url or "") if kibana_url or settings.kibana_url else None
+    if not settings.kafka_bootstrap_servers and not settings.elasticsearch_url and kibana is None:
+        raise UsageError(
+            "MAILSPAN_KAFKA_BOOTSTRAP_SERVERS is not set, nor is MAILSPAN_ELASTICSEARCH_URL, nor is --kibana given"
+        )
     if settings.kafka_bootstrap_servers:
         _set_up_topics(args, settings, wanted)
     if settings.elasticsearch_url:
-        set_up(settings, is_dry_run=args.dry_run)
+        setup_elasticsearch.set_up(settings, is_dry_run=args.dry_run)
+    if kibana is not None:
+        setup_kibana.set_up(kibana, settings.index_prefix, is_dry_run=args.dry_run)
     return 0
 
 
