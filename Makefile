@@ -18,7 +18,7 @@ INPUTS ?= 1000000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types accept docs facts fuzz bench bench-all bench-open bench-search bench-search-elasticsearch bench-kafka bench-sink bench-freshness compiled kafka elasticsearch tail-property chaos chaos-chain compose-config image-test lock clean
+.PHONY: help run test check lint format types accept docs kibana facts fuzz bench bench-all bench-open bench-search bench-search-elasticsearch bench-kafka bench-sink bench-freshness compiled kafka elasticsearch tail-property chaos chaos-chain compose-config image-test lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -76,6 +76,9 @@ accept: .venv/.dev ## rewrite the golden expectations; review the diff
 
 docs: .venv/.dev ## rewrite the tables in the docs that are made from the code
 	@$(BIN)/python -m tests.metrics_page
+
+kibana: .venv/.dev ## rewrite what Kibana imports (deploy/kibana), and the tables in docs/kibana.md
+	@$(BIN)/python -m tests.kibana_files
 
 facts: .venv/.dev ## compare the lab logs with every fact known of their mail
 	@$(BIN)/python -m tests.facts $(ARGS)
