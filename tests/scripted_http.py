@@ -25,7 +25,10 @@ class Asked(NamedTuple):
 
 
 Reply = tuple[int, object] | None
-"""Status and body: bytes as they are, a text that begins with < as HTML, all else as JSON. None: the line is cut."""
+"""Status and body: bytes as they are, a text that begins with < as HTML, all else as JSON. None: the line is cut.
+
+The text of a redirect (3xx) is also where it goes.
+"""
 
 
 @contextmanager
@@ -48,6 +51,8 @@ def scripted_http(reply: Callable[[Asked], Reply], context: ssl.SSLContext | Non
             )
             self.send_response(status)
             self.send_header("Content-Type", "text/html" if is_html else "application/json")
+            if 300 <= status < 400 and isinstance(content, str):
+                self.send_header("Location", content)
             self.send_header("Content-Length", str(len(payload)))
             self.end_headers()
             self.wfile.write(payload)

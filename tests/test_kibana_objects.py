@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     Document = dict[str, Any]
 
 PREFIX = "mail-transactions"
+INDEX_PREFIX = "seen-by-kibana"
+"""Of the indices on the shared node."""
 OBJECTS = saved_objects(PREFIX)
 PANELS = {each["id"]: each for each in OBJECTS if each["type"] == "visualization"}
 SEARCHES = {each["id"]: each for each in OBJECTS if each["type"] == "search"}
@@ -193,19 +195,19 @@ DOCUMENTS = [
 def kibana_node(node: Node) -> Node:
     """The node with DOCUMENTS, written as the sink writes them."""
     with Server(connection_of(Settings(elasticsearch_url=node.url))) as server:
-        assert list(DailyIndices(server, PREFIX).set_up(Wanted(replicas=0), is_dry_run=False))
-        writer = ElasticsearchWriter(server, PREFIX, date.min, patience_seconds=30.0)
+        assert list(DailyIndices(server, INDEX_PREFIX).set_up(Wanted(replicas=0), is_dry_run=False))
+        writer = ElasticsearchWriter(server, INDEX_PREFIX, date.min, patience_seconds=30.0)
         writer.write(DOCUMENTS)
         assert writer.refused == []
-    assert node.ask("POST", f"/{PREFIX}-*/_refresh")[0] == 200
-    _, found = node.ask("GET", f"/{PREFIX}-*/_count")
+    assert node.ask("POST", f"/{INDEX_PREFIX}-*/_refresh")[0] == 200
+    _, found = node.ask("GET", f"/{INDEX_PREFIX}-*/_count")
     assert isinstance(found, dict)
     assert found["count"] == len(DOCUMENTS)
     return node
 
 
 def ask(node: Node, body: Document) -> Document:
-    status, found = node.ask("POST", f"/{PREFIX}-*/_search", body)
+    status, found = node.ask("POST", f"/{INDEX_PREFIX}-*/_search", body)
     assert isinstance(found, dict)
     assert status == 200, found
     return found
