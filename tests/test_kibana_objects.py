@@ -315,3 +315,20 @@ def test_a_panel_counts_what_it_says(kibana_node: Node, id_: str) -> None:
         of_hour = [each for each in meant if each["date"][:13] == hour]
         assert bucket["doc_count"] == len(of_hour)
         buckets_are(bucket["split"], counted(of_hour, terms), terms["size"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("key", "outcomes"), [("deferred-recipients", {"deferred"}), ("bounced-recipients", {"bounced", "expired"})]
+)
+def test_recipients_are_those_whose_own_last_attempt_failed(kibana_node: Node, key: str, outcomes: set[str]) -> None:
+    panel = PANELS[f"{PREFIX}-{key}"]
+    state, query = orjson.loads(panel["attributes"]["visState"]), query_of(panel)
+    found = ask(kibana_node, {"query": read(query).query, "size": 0, "aggs": aggregations(state)})
+    expected: Counter[str] = Counter()
+    for each in DOCUMENTS:
+        if MEANINGS[query](each):
+            last = {delivery["recipient"].casefold(): delivery["outcome"] for delivery in each["to"]}
+            expected.update(f"{outcome} {name}" for name, outcome in last.items() if outcome in outcomes)
+    assert expected
+    buckets_are(found["aggregations"]["split"], expected, 20)
