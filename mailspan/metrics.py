@@ -24,6 +24,7 @@ LABELS = {
     "result": "`indexed`; `superseded`: as new or newer a version is there; `expired`: of a day that is not kept; `dead_letters`; `withdrawn`",
     "stage": "produce, reduce or sink",
     "state": "`running`, or `restoring`: its stored state is being read (a sink: where to begin is being looked for)",
+    "status": "the class of Elasticsearch's answer: 2xx, 401, 403, 413, 429, 4xx (another one), 5xx, or `none`: no answer",
     "transport": "udp, tcp or tls",
     "version": "the version of mailspan",
 }
@@ -31,6 +32,7 @@ LABELS = {
 
 AGES = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0)
 COMMITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BULKS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 RESTORES = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 
 
@@ -108,6 +110,12 @@ METRICS = (
     # the sink; counted when offsets are passed
     Metric("mailspan_sink_records_total", COUNTER, (), "records of mail.transactions that are settled: the sum of all results"),
     Metric("mailspan_sink_results_total", COUNTER, ("result",), "what became of them"),
+    Metric("mailspan_sink_bulk_seconds", HISTOGRAM, (), "how long bulk requests took, with those that failed", BULKS),
+    Metric("mailspan_sink_bulk_requests_total", COUNTER, ("status",), "bulk requests, by how Elasticsearch answered"),
+    Metric("mailspan_sink_bulk_bytes_total", COUNTER, (), "bytes of their bodies; what is sent again counts again"),
+    Metric("mailspan_sink_bulk_items", GAUGE, (), "how many items the next bulk request may have"),
+    Metric("mailspan_sink_retries_total", COUNTER, (), "items that had to be sent again"),
+    Metric("mailspan_sink_waiting", GAUGE, (), "1 while it waits for Elasticsearch"),
 )
 # fmt: on
 """The list."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from mailspan.errors import StoreError
+from mailspan.metrics import Figure
 from sink.bulk import (
     BATCH_ITEMS,
     LEAST_ITEMS,
@@ -34,6 +35,7 @@ from sink.bulk import (
 from sink.daily_indices import DailyIndices, template_in, template_path
 from sink.elasticsearch import NoAnswerError
 from sink.elasticsearch_settings import explain
+from sink.figures import BulkFigures
 from sink.fragments import family_of, is_fragment, superfluous
 from sink.index_template import is_current, template_fault
 from sink.indexed import HIDDEN, indexed
@@ -42,7 +44,7 @@ from sink.records import EMPTY
 from sink.store import WriteResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sink.elasticsearch import Server
     from sink.store import Document
@@ -92,6 +94,7 @@ class ElasticsearchWriter:
         self._patience_seconds = patience_seconds
         self._wait = wait
         self._most_items = BATCH_ITEMS
+        self._figures = BulkFigures()
         self.refused: list[tuple[str, str]] = []
         """Id and reason of the documents given to `write` that were refused."""
         self._begun: set[str] = set()
@@ -105,6 +108,11 @@ class ElasticsearchWriter:
         """Raise StoreError where nothing may be written with this template."""
         if (fault := template_fault(found)) is not None:
             raise StoreError(f"Elasticsearch at {self._server.shown}: {fault}")
+
+    def figures(self) -> Iterator[Figure]:
+        """Yield what its metrics show of its bulk requests now."""
+        yield from self._figures.show()
+        yield Figure("mailspan_sink_bulk_items", self._most_items)
 
     def write(self, documents: Sequence[Document], encoded: Sequence[bytes] | None = None) -> WriteResult:
         """Keep `documents`; see DocumentWriter. Raises StoreError; then some of them may be kept.
@@ -228,6 +236,7 @@ class ElasticsearchWriter:
                 else:
                     is_refused = outcome.verdict is Verdict.TOO_LARGE
                     settled[item.id] = Outcome(Verdict.REFUSED, outcome.reason) if is_refused else outcome
+            self._figures.retries += len(left)
             pending = [*left, *pending[len(batch) :]]
             if len(left) < len(batch):
                 tries.progressed()
@@ -278,10 +287,15 @@ class ElasticsearchWriter:
 
     def _once(self, items: Sequence[Item]) -> tuple[list[Outcome], bool]:
         """Send once; return what became of each item, and whether the request as a whole was too large."""
+        body, begun = body_of(items), time.monotonic()
+        status: int | None = None
         try:
-            answer = self._server.request("POST", "/_bulk", body=body_of(items), seconds=_BULK_SECONDS)
+            answer = self._server.request("POST", "/_bulk", body=body, seconds=_BULK_SECONDS)
+            status = answer.status
         except NoAnswerError as error:
             return [Outcome(Verdict.RETRY, str(error))] * len(items), False
+        finally:
+            self._figures.note(status, len(body), time.monotonic() - begun)
         if answer.is_good:
             return outcomes_of(items, answer.body), False
         verdict = verdict_of(answer.status, answer.kind)

@@ -49,15 +49,19 @@ class Waiting:
         self._kafka = kafka
         self._report = report
         self._told = ""
+        self.is_waiting = False
+        """Whether something was not taken, and was not settled since."""
         self._refusals = Repeats("waiting for Elasticsearch", "attempts more; waiting for Elasticsearch", self._tell)
 
     def wait(self, seconds: float, reason: str) -> None:
         """Wait before the next attempt; see ElasticsearchWriter."""
+        self.is_waiting = True
         self._refusals.note(reason, time.monotonic())
         self._kafka.idle(seconds)
 
     def over(self) -> None:
         """Say that documents are taken again, where it was said that they are not."""
+        self.is_waiting = False
         if self._told:
             self._told = ""
             self._report("Elasticsearch takes documents again")
@@ -114,6 +118,8 @@ class Loop:
         for result in results:
             yield Figure("mailspan_sink_results_total", self.counts[result], (result,))
         yield Figure("mailspan_dead_letters_total", self.counts["dead_letters"], (STAGE, "record refused"))
+        yield Figure("mailspan_sink_waiting", self._waiting.is_waiting)
+        yield from self._writer.figures()
         yield from self._kafka.figures()
 
     def step(self) -> None:

@@ -14,13 +14,25 @@ import orjson
 import pytest
 
 from mailspan.errors import StoreError
+from mailspan.metrics import Distribution, check
 from mailspan.settings import Settings
-from sink.bulk import Item, Verdict, batches, body_of, newest_of_each, outcomes_of, pause_seconds, verdict_of
+from sink.bulk import (
+    BATCH_ITEMS,
+    Item,
+    Verdict,
+    batches,
+    body_of,
+    newest_of_each,
+    outcomes_of,
+    pause_seconds,
+    verdict_of,
+)
 from sink.daily_indices import DailyIndices
 from sink.elasticsearch import NoAnswerError, Server
 from sink.elasticsearch_reader import ElasticsearchReader
 from sink.elasticsearch_settings import connection_of
 from sink.elasticsearch_writer import ElasticsearchWriter
+from sink.figures import STATUSES, class_of
 from sink.index_template import Wanted, template
 from sink.indices import last_taken_day
 from sink.store import Selection, Term
@@ -178,6 +190,50 @@ def test_only_what_is_not_settled_is_sent_again() -> None:
         found = writer_on(server).write(MAILS)
         assert (found.indexed, found.superseded, found.expired) == (3, 1, 0)
         assert seen == [list(IDS), [IDS[1], IDS[3]], [IDS[1]]]
+
+
+def shown_by(writer: ElasticsearchWriter) -> dict[str, float]:
+    """Return the figures of a writer's bulk requests by name and label; of the histogram how many there were."""
+    return {
+        " ".join((check(each).name.removeprefix("mailspan_sink_"), *each.labels)): each.value.cumulative[-1]
+        if isinstance(each.value, Distribution)
+        else each.value or 0.0
+        for each in writer.figures()
+    }
+
+
+def test_each_bulk_request_is_counted_by_how_it_ended() -> None:
+    steps = ((503, "<html>"), (429, {}), (413, {}), (200, answer(201, BUSY, ids=IDS[:2])))
+    with scripted(*steps) as (server, seen):
+        writer = writer_on(server)
+        writer.write(MAILS)
+        found = shown_by(writer)
+    classes = {name.partition(" ")[2]: count for name, count in found.items() if name.startswith("bulk_requests_total")}
+    assert classes == {"2xx": len(seen) - 3, "401": 0, "403": 0, "413": 1, "429": 1, "4xx": 0, "5xx": 1, "none": 0}
+    assert found["bulk_seconds"] == len(seen)
+    assert found["retries_total"] == 4 + 4 + 4 + 1
+    assert found["bulk_bytes_total"] > sum(len(orjson.dumps(each)) for each in MAILS) * 3
+    assert 0 < found["bulk_items"] <= BATCH_ITEMS
+
+
+def test_a_bulk_request_that_halts_all_or_that_nobody_answers_is_counted() -> None:
+    with scripted((401, {"error": {"type": "security_exception", "reason": "no"}})) as (server, _):
+        writer = writer_on(server)
+        with pytest.raises(StoreError):
+            writer.write(MAILS)
+        assert shown_by(writer)["bulk_requests_total 401"] == 1
+    with scripted(None) as (server, _):  # it hangs up
+        writer = writer_on(server)
+        writer.write(MAILS)
+        found = shown_by(writer)
+    assert (found["bulk_requests_total none"], found["bulk_requests_total 2xx"]) == (1, 1)
+    assert (found["bulk_seconds"], found["retries_total"]) == (2, len(MAILS))
+
+
+@pytest.mark.parametrize("status", [None, 0, 100, 200, 302, 401, 404, 413, 429, 499, 503, 599, 999])
+def test_classes_of_answers_are_a_closed_set(status: int | None) -> None:
+    assert class_of(status) in STATUSES
+    assert (class_of(404), class_of(503), class_of(None), class_of(302)) == ("4xx", "5xx", "none", "none")
 
 
 @pytest.mark.parametrize(

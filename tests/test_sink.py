@@ -143,6 +143,10 @@ def test_what_it_shows_balances_to_the_record(chain: Chain) -> None:
     assert found.value("mailspan_dead_letters_total", stage="sink", reason="record refused") == 1
     assert found.value("mailspan_partitions", stage="sink", state="running") == PARTITIONS
     assert found.value("mailspan_ready", stage="sink") == 1
+    assert found.value("mailspan_sink_bulk_requests_total", status="2xx") >= 1
+    assert found.total("mailspan_sink_bulk_bytes_total") > sum(len(record(each)[1] or b"") for each in kept)
+    assert found.total("mailspan_sink_bulk_seconds_count") == found.total("mailspan_sink_bulk_requests_total")
+    assert found.total("mailspan_sink_retries_total") == found.total("mailspan_sink_waiting") == 0
 
 
 def test_killed_at_any_time_it_leaves_nothing_out(chain: Chain) -> None:
@@ -174,7 +178,8 @@ def test_two_share_the_partitions_and_one_takes_over(chain: Chain) -> None:
 
 def test_a_server_that_is_away_is_waited_for(chain: Chain) -> None:
     given = numbered(300)
-    with chain.sink() as sink:
+    port = free_port()
+    with chain.sink(METRICS_ADDRESS=f":{port}") as sink:
         chain.send(map(record, given[:100]))
         chain.wait_until_settled()
         chain.node.kill()
@@ -182,9 +187,11 @@ def test_a_server_that_is_away_is_waited_for(chain: Chain) -> None:
             chain.send(map(record, given[100:]))
             wait_until(lambda: "waiting for Elasticsearch" in chain.said())
             assert chain.behind() == 200
+            wait_until(lambda: scrape(port).total("mailspan_sink_waiting") == 1)
         finally:
             chain.node.start()
         chain.wait_until_settled()
+        wait_until(lambda: scrape(port).total("mailspan_sink_waiting") == 0)
         assert ended(sink) == 0
     assert chain.stored() == {each["id"]: each for each in given}
     assert f"no Elasticsearch answers at {chain.node.url}" in chain.said()

@@ -1,0 +1,52 @@
+"""What the sink counts of its bulk requests for its metrics (mailspan/metrics.py). Pure: the clock is the caller's.
+
+A request counts when it is over, however it ended: so these figures show what Elasticsearch was asked, and not what was
+settled (that is counted in sink/loop.py, when offsets are passed).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from mailspan.metrics import Figure, Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NO_ANSWER = "none"
+STATUSES = ("2xx", "401", "403", "413", "429", "4xx", "5xx", NO_ANSWER)
+"""All classes of answers."""
+
+
+def class_of(status: int | None) -> str:
+    """Return the class of an answer's status: one of STATUSES; None is no answer, and so is what is no HTTP error."""
+    if status is None:
+        return NO_ANSWER
+    exact, hundreds = str(status), f"{status // 100}xx"
+    return next((each for each in (exact, hundreds) if each in STATUSES), NO_ANSWER)
+
+
+class BulkFigures:
+    """The counts of one writer's bulk requests."""
+
+    def __init__(self) -> None:
+        self.retries = 0
+        """Items that had to be sent again."""
+        self._seconds = Histogram("mailspan_sink_bulk_seconds")
+        self._bytes = 0
+        self._requests: Counter[str] = Counter(dict.fromkeys(STATUSES, 0))
+
+    def note(self, status: int | None, size_bytes: int, seconds: float) -> None:
+        """Count a request of so many bytes that took so long; None is the status where nobody answered."""
+        self._requests[class_of(status)] += 1
+        self._bytes += size_bytes
+        self._seconds.observe(seconds)
+
+    def show(self) -> Iterator[Figure]:
+        """Yield all figures; each class of answers is there from the start, so that its first one is seen to come."""
+        yield Figure("mailspan_sink_bulk_seconds", self._seconds.distribution)
+        for status, count in self._requests.items():
+            yield Figure("mailspan_sink_bulk_requests_total", count, (status,))
+        yield Figure("mailspan_sink_bulk_bytes_total", self._bytes)
+        yield Figure("mailspan_sink_retries_total", self.retries)
