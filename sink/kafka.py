@@ -118,6 +118,10 @@ class SinkKafka:
         self._held: list[Message] = []
         self._waiting: set[int] = set()  # assigned, and not running yet
         self._uncommitted: dict[int, int] = {}
+        # For the lag, by partition: behind what is settled, behind what was read, and whether nothing came after that.
+        self._settled: dict[int, int] = {}
+        self._read: dict[int, int] = {}
+        self._at_end: set[int] = set()
         self._polled_at = time.monotonic()
         self._lost_records = 0
         quiet: dict[str, Any] = {**config, "logger": _log}
@@ -134,6 +138,7 @@ class SinkKafka:
                     "enable.auto.offset.store": False,
                     "auto.offset.reset": "error",  # what is gone must not be passed over in silence
                     "isolation.level": "read_committed",
+                    "enable.partition.eof": True,  # behind the last record stand the broker's own marks of commits
                     "partition.assignment.strategy": "cooperative-sticky",
                 }
             )
@@ -162,6 +167,24 @@ class SinkKafka:
         yield Figure("mailspan_partitions", len(self._waiting), (STAGE, "restoring"))
         yield Figure("mailspan_rebalances_total", self._rebalances, (STAGE,))
         yield Figure("mailspan_lost_records_total", self._lost_records, (STAGE,))
+        for number in sorted(self._owned):
+            if (lag := self._lag(number)) is not None:
+                yield Figure("mailspan_lag_records", lag, (STAGE, str(number)))
+
+    def _lag(self, partition: int) -> int | None:
+        """Return how many records are not settled, the marks of commits between them counted; None: not known now.
+
+        Where all that was read is settled and the end was reached, it is 0, whatever marks stand there. Of a paused
+        partition nothing new is heard: there 0 would be a guess.
+        """
+        settled = self._settled.get(partition, 0)
+        if partition in self._at_end and settled >= self._read.get(partition, 0):
+            return None if self._is_paused else 0
+        try:
+            _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
+        except KafkaException:
+            return None
+        return None if end < 0 else max(0, int(end) - settled)
 
     def start(self) -> None:
         """Look whether the topics are there and join the group. Raises SinkError."""
@@ -237,6 +260,7 @@ class SinkKafka:
         """
         # Those of a partition that went are its next owner's business: kept, they would put that one back.
         self._uncommitted.update({number: offset for number, offset in offsets.items() if number in self._owned})
+        self._settled.update(self._uncommitted)
         if not self._uncommitted:
             return
         places = [TopicPartition(self._topic, number, offset) for number, offset in self._uncommitted.items()]
@@ -316,8 +340,14 @@ class SinkKafka:
 
     def _is_record(self, message: Message) -> bool:
         fault = message.error()
+        partition = message.partition() or 0
         if fault is None:
+            self._read[partition] = (message.offset() or 0) + 1
+            self._at_end.discard(partition)
             return True
+        if fault.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
+            self._at_end.add(partition)
+            return False
         if fault.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - its public name
             raise SinkError(
                 f"{self._topic} has no longer what was to be read next from its partition {message.partition()};"
@@ -341,7 +371,10 @@ class SinkKafka:
             for place in places:
                 number = place.partition
                 is_there = begins[number] <= known[number] <= ends[number]
-                self._consumer.seek(TopicPartition(self._topic, number, known[number] if is_there else begins[number]))
+                begin = known[number] if is_there else begins[number]
+                self._consumer.seek(TopicPartition(self._topic, number, begin))
+                self._settled[number] = self._read[number] = begin
+                self._at_end.discard(number)
         except KafkaException as error:
             if _is_passing(error.args[0]):
                 return
@@ -392,6 +425,9 @@ class SinkKafka:
             self._owned.discard(place.partition)
             self._waiting.discard(place.partition)
             self._uncommitted.pop(place.partition, None)
+            self._settled.pop(place.partition, None)
+            self._read.pop(place.partition, None)
+            self._at_end.discard(place.partition)
         self._held = [message for message in self._held if message.partition() in self._owned]
         consumer.incremental_unassign(places)
 

@@ -203,7 +203,7 @@ def shown_by(writer: ElasticsearchWriter) -> dict[str, float]:
 
 
 def test_each_bulk_request_is_counted_by_how_it_ended() -> None:
-    steps = ((503, "<html>"), (429, {}), (413, {}), (200, answer(201, BUSY, ids=IDS[:2])))
+    steps: tuple[Reply, ...] = ((503, "<html>"), (429, {}), (413, {}), (200, answer(201, BUSY, ids=IDS[:2])))
     with scripted(*steps) as (server, seen):
         writer = writer_on(server)
         writer.write(MAILS)

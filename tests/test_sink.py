@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from mailspan.dead_letter import Source, read_headers
@@ -147,6 +147,26 @@ def test_what_it_shows_balances_to_the_record(chain: Chain) -> None:
     assert found.total("mailspan_sink_bulk_bytes_total") > sum(len(record(each)[1] or b"") for each in kept)
     assert found.total("mailspan_sink_bulk_seconds_count") == found.total("mailspan_sink_bulk_requests_total")
     assert found.total("mailspan_sink_retries_total") == found.total("mailspan_sink_waiting") == 0
+
+
+def test_the_marks_of_commits_are_no_lag(chain: Chain) -> None:
+    """A reducer's commit leaves a mark behind its records: an idle sink must not lag behind it for ever."""
+    writer = Producer({"bootstrap.servers": chain.address, "transactional.id": f"{chain.prefix}-lag", "log_level": 0})
+    writer.init_transactions(30)
+    writer.begin_transaction()
+    for key, value in map(record, numbered(3)):
+        writer.produce(chain.transactions, value, key, 0)
+    writer.commit_transaction(30)
+    port = free_port()
+    with chain.sink(METRICS_ADDRESS=f":{port}") as sink:
+        wait_until(lambda: is_answering(port) and scrape(port).total("mailspan_sink_records_total") == 3)
+        chain.wait_until_settled()
+
+        def lags() -> list[float]:
+            return [value for (name, _), value in scrape(port).samples.items() if name == "mailspan_lag_records"]
+
+        wait_until(lambda: lags() == [0.0] * PARTITIONS)
+        assert ended(sink) == 0
 
 
 def test_killed_at_any_time_it_leaves_nothing_out(chain: Chain) -> None:
