@@ -107,6 +107,7 @@ METRICS = (
     Metric("mailspan_reducer_unpacked_transactions", GAUGE, (), "those of them that are not packed, which takes some ten times the memory"),
     Metric("mailspan_reducer_state_bytes", GAUGE, (), "bytes of the packed ones"),
     Metric("mailspan_reducer_hosts", GAUGE, (), "hosts that something is kept of"),
+    Metric("mailspan_reducer_silent_hosts", GAUGE, (), "hosts that wrote in the last day and have been silent for an hour, of those that this process has heard since it has their partition; of a partition that lags: as of where it has got to"),
     # the sink; counted when offsets are passed
     Metric("mailspan_sink_records_total", COUNTER, (), "records of mail.transactions that are settled: the sum of all results"),
     Metric("mailspan_sink_results_total", COUNTER, ("result",), "what became of them"),

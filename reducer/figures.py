@@ -95,6 +95,7 @@ class Figures:
         """Yield all figures. `end_of` gives the end of a partition, None where it is not known."""
         yield from self._show_settled()
         yield from self._show_lags(running, end_of)
+        yield Figure("mailspan_reducer_silent_hosts", self._silent_hosts(running))
         yield from _show_sizes([partition.sizes for partition in running.values()])
         yield Figure("mailspan_reducer_pending_records", pending)
         yield Figure("mailspan_partitions", len(running), (STAGE, "running"))
@@ -107,6 +108,14 @@ class Figures:
         yield Figure("mailspan_record_age_seconds", self._ages.distribution, _BY_STAGE)
         for reason, count in self._dead.items():
             yield Figure("mailspan_dead_letters_total", count, (STAGE, reason))
+
+    def _silent_hosts(self, running: Mapping[int, Partition]) -> int:
+        """Count silent hosts, in each partition as of where it has got to: one that lags must not make hosts silent."""
+        return sum(
+            partition.silent_hosts(self._places[number].since)
+            for number, partition in running.items()
+            if number in self._places
+        )
 
     def _show_settled(self) -> Iterator[Figure]:
         settled = self._settled

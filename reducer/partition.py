@@ -33,6 +33,8 @@ META = "meta"
 """The key of the record that says how far the state goes."""
 
 _MAX_PARSERS = 4096
+_MAX_HEARD = 10_000
+_SILENT_SECONDS, _DAY_SECONDS = 3600, 86400
 _MAX_WATERMARKS = 65536
 _WATERMARK_SECONDS = 14 * 86400  # twice the raw topic's retention: older lines cannot come again
 
@@ -124,6 +126,7 @@ class Partition:
         self._parsers: dict[str, Parser] = {}
         self._watermarks: dict[str, Watermark] = {}
         self._newest_read = 0
+        self._heard: dict[str, int] = {}  # by host, when its last line was read at its source
 
     def restore(self, state: Mapping[str, bytes]) -> None:
         """Take over the stored state. Raises SnapshotError where it cannot be read."""
@@ -169,6 +172,9 @@ class Partition:
         result = parser.parse(_decode(value))
         if isinstance(result, Record):
             reason = self._assembler.apply(result)
+            host = result.source.host
+            if host in self._heard or len(self._heard) < _MAX_HEARD:
+                self._heard[host] = reading.read
             if self._strangers and result.source.host in self._strangers:
                 counts.misplaced += 1
             if reason is None:
@@ -194,6 +200,15 @@ class Partition:
             counts.last_read = self._reading.read
             counts.read[counts.last_read] += counts.lines - self._noted
         self._reading, self._noted = next_reading, counts.lines
+
+    def silent_hosts(self, now: float) -> int:
+        """Return how many hosts wrote in the day before `now` and have been silent for an hour; forget older ones.
+
+        Of what this process has read itself: nothing of it is stored.
+        """
+        for host in [host for host, read in self._heard.items() if read <= now - _DAY_SECONDS]:
+            del self._heard[host]
+        return sum(read <= now - _SILENT_SECONDS for read in self._heard.values())
 
     @property
     def sizes(self) -> Sizes:

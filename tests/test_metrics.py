@@ -195,5 +195,43 @@ def test_lag_is_since_the_last_settled_record_or_since_all_was_settled() -> None
     assert lag(5) == (1, 200.0)  # it was settled to its end at 200, however old the last record was
 
 
+def test_silent_hosts_are_counted_as_of_where_a_partition_has_got_to() -> None:
+    clock = [10_000.0]
+    partition, figures = Partition(OPTIONS), Figures(lambda: clock[0])
+    lines = [(f"Nov 23 07:55:08 mx{host} postfix/qmgr[1]: 4D{host}1A2B3C: removed", 10_000) for host in range(3)]
+
+    def silent(end: int) -> float:
+        shown = figures.show({0: partition}, 0, 0, lambda _: end)
+        found = {each.name: each.value for each in shown if not isinstance(each.value, Distribution)}
+        return found["mailspan_reducer_silent_hosts"] or 0.0
+
+    figures.begin(0, 0, 0)
+    for offset, (line, read) in enumerate(lines):
+        partition.apply(line.encode(), offset, 0, Reading("", read, read, "own"))
+    figures.settle({0: partition}, {0: partition.output(urgent_only=False)})
+    assert silent(3) == 0
+    clock[0] += 3599
+    silent(3)
+    assert silent(3) == 0
+    clock[0] += 2
+    assert silent(4) == 0  # there is more to read: perhaps theirs
+    silent(3)
+    assert silent(3) == 3
+    partition.apply(lines[0][0].encode(), 3, 0, Reading("", 13_601, 13_601, "own"))
+    figures.settle({0: partition}, {0: partition.output(urgent_only=False)})
+    assert silent(4) == 2
+    clock[0] = 10_000.0 + 86_401
+    silent(4)
+    assert silent(4) == 1  # the two wrote more than a day ago: they are forgotten
+
+
+def test_hosts_without_number_are_heard_within_bounds() -> None:
+    partition = Partition(OPTIONS)
+    for number in range(10_050):
+        line = f"Nov 23 07:55:08 h{number} postfix/qmgr[1]: 4D1A2B3C: removed"
+        partition.apply(line.encode(), number, 0, Reading("", 100_000, 100_000, "own"))
+    assert partition.silent_hosts(103_600.0) == 10_000
+
+
 def test_the_page_is_made_from_the_list() -> None:
     assert metrics_page.PAGE.read_text(encoding="utf-8") == metrics_page.made(), "run `make docs`"
