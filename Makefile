@@ -18,7 +18,7 @@ INPUTS ?= 1000000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types accept docs kibana facts fuzz bench bench-all bench-open bench-search bench-search-elasticsearch bench-kafka bench-sink bench-freshness compiled kafka elasticsearch tail-property chaos chaos-chain compose-config image-test lock clean
+.PHONY: help run test check lint format types accept docs dashboards kibana facts fuzz bench bench-all bench-open bench-search bench-search-elasticsearch bench-kafka bench-sink bench-freshness compiled kafka elasticsearch tail-property chaos chaos-chain compose-config image-test lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -79,6 +79,10 @@ docs: .venv/.dev ## rewrite the tables in the docs that are made from the code
 
 kibana: .venv/.dev ## rewrite what Kibana imports (deploy/kibana), and the tables in docs/kibana.md
 	@$(BIN)/python -m tests.kibana_files
+
+dashboards: .venv/.dev ## rewrite Grafana's dashboards and promtool's cases, which are made from tables
+	@$(BIN)/python -m deploy.grafana.dashboards
+	@$(BIN)/python -m tests.alert_cases
 
 facts: .venv/.dev ## compare the lab logs with every fact known of their mail
 	@$(BIN)/python -m tests.facts $(ARGS)

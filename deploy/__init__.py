@@ -1,0 +1,1 @@
+"""What runs mailspan elsewhere; not a part of the program."""
