@@ -49,14 +49,16 @@ def _one(series: str, firing: str, quiet: str, at: str, **labels: str) -> Case:
 
 _LAG = 'mailspan_lag_seconds{stage="reduce",partition="3",instance="r1"}'
 _RETENTION = 'mailspan_topic_retention_seconds{stage="reduce",instance="r1"}'
-_BUILD = {f'mailspan_build_info{{stage="{stage}",instance="{stage}1"}}': "1x60" for stage in ("produce", "reduce", "sink")}
+_BUILD = {
+    f'mailspan_build_info{{stage="{stage}",instance="{stage}1"}}': "1x60" for stage in ("produce", "reduce", "sink")
+}
 _UNPARSED = 'mailspan_reducer_lines_unparsed_total{program="exim",reason="of no rule",instance="r1"}'
 _LINES = 'mailspan_reducer_lines_total{instance="r1"}'
 
 CASES: dict[str, Case] = {
-    "MailspanFreshnessBurnsFast": Case(_ages(900, 1000, 90), _ages(995, 1000, 90), "80m", {"stage": "sink"}),
-    "MailspanFreshnessBurns": Case(_ages(990, 1000, 400), _ages(996, 1000, 400), "390m", {"stage": "sink"}),
-    "MailspanFreshnessBurnsSlowly": Case(_ages(997, 1000, 600), _ages(9995, 10000, 600), "550m", {"stage": "sink"}),
+    "MailspanFreshnessBurnsFast": Case(_ages(900, 1000, 40), _ages(995, 1000, 40), "30m", {"stage": "sink"}),
+    "MailspanFreshnessBurns": Case(_ages(990, 1000, 60), _ages(996, 1000, 60), "50m", {"stage": "sink"}),
+    "MailspanFreshnessBurnsSlowly": Case(_ages(997, 1000, 90), _ages(9995, 10000, 90), "80m", {"stage": "sink"}),
     "MailspanCanaryLate": _one(
         'mailspan_canary_age_seconds{stage="sink",instance="s1"}', "5+60x20", "5 65 110 5 70 115 5 5 5 5 5", "10m",
         stage="sink",
@@ -86,7 +88,7 @@ CASES: dict[str, Case] = {
         "22m", stage="sink",
     ),
     "MailspanUnparsedLines": Case(
-        {_UNPARSED: "0+2x120", _LINES: "0+100x120"}, {_UNPARSED: "0+2x120", _LINES: "0+1000x120"}, "100m", {}
+        {_UNPARSED: "0+2x120", _LINES: "0+100x120"}, {_UNPARSED: "0+2x120", _LINES: "0+1000x120"}, "40m", {}
     ),
     "MailspanMisplacedRecords": _one(
         'mailspan_reducer_misplaced_records_total{instance="r1"}', "0 0 0 7 7 7 7", "7x20", "6m"
@@ -112,12 +114,12 @@ CASES: dict[str, Case] = {
         'mailspan_rollbacks_total{stage="reduce",instance="r1"}', "0+1x20", "0 0 1 1 1 1x20", "16m", stage="reduce"
     ),
     "MailspanElasticsearchRefusesUs": Case(
-        {'mailspan_sink_bulk_requests_total{status="403",instance="s1"}': "_x10 1 2 3"},
+        {'mailspan_sink_bulk_requests_total{status="403",instance="s1"}': "_x28 1 2 3"},
         {
             'mailspan_sink_bulk_requests_total{status="403",instance="s1"}': "3x60",
             'mailspan_sink_bulk_requests_total{status="429",instance="s1"}': "0+1x60",
         },
-        "12m",
+        "30m",
         {"status": "403"},
     ),
     "MailspanSinkWaits": _one(
