@@ -144,7 +144,7 @@ SINK = (
     Panel("Time of bulk requests", "s", "The median and the slowest hundredth.", tuple((f"histogram_quantile({quantile}, sum by (le) (rate(mailspan_sink_bulk_seconds_bucket[$__rate_interval])))", f"p{round(quantile * 100)}") for quantile in (0.5, 0.99))),
     Panel("Bytes", "Bps", "Bytes a second that were sent in bulk requests.", (("sum(rate(mailspan_sink_bulk_bytes_total[$__rate_interval]))", "bytes"),)),
     Panel("Items of the next bulk", "short", "How many items the next request may have: fewer where Elasticsearch refuses.", (("min by (instance) (mailspan_sink_bulk_items)", "{{instance}}"),)),
-    Panel("Retries", "short", "Items or requests of the last hour that were sent again.", (("sum(increase(mailspan_sink_retries_total[1h]))", "retries"),)),
+    Panel("Retries", "short", "Items of the last hour that had to be sent again.", (("sum(increase(mailspan_sink_retries_total[1h]))", "retries"),)),
     Panel("Waiting", "short", "1 where a sink waits for Elasticsearch.", (("max by (instance) (mailspan_sink_waiting)", "{{instance}}"),)),
 )  # fmt: skip
 
@@ -215,7 +215,7 @@ def _flow() -> tuple[Flow, ...]:
         Flow(
             "Delay",
             "s",
-            "How long after its coming a recipient's mail was attempted: median, 95th and 99th percentile of all attempts.",
+            "How old mail was at its attempts, by the time of the attempt: median, 95th and 99th percentile.",
             _MAIL,
             (_ATTEMPTS, _ATTEMPTS_OVER_TIME),
             _DELAYS,
