@@ -28,7 +28,6 @@ from tests.monitoring import AWAITED, OF_OTHERS, asked, prometheus_queries, sear
 from tests.prometheus_server import Prometheus, needs_prometheus, running
 from tests.scraping import get, is_answering
 from tests.tcp_proxy import Proxy, proxied
-from tests.test_metrics_live import SMALL, limit_documents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,12 +87,12 @@ def mail(count: int, first: int) -> bytes:
 
 
 class Live(NamedTuple):
-    """The run: its places, its Prometheus, the way to Elasticsearch, and the producer."""
+    """The run: its places, its Prometheus, the way to Elasticsearch, and each stage's process and port."""
 
     chain: Chain
     prometheus: Prometheus
     proxy: Proxy
-    producer: subprocess.Popen[bytes]
+    processes: dict[str, tuple[subprocess.Popen[bytes], int]]
     log: Path
 
     def write(self, count: int, first: int) -> None:
@@ -105,9 +104,8 @@ class Live(NamedTuple):
 
 
 @contextmanager
-def stage(chain: Chain, *command: str, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def stage(chain: Chain, *command: str, port: int, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Run a stage with a port for its metrics."""
-    port = free_port()
     environment = chain.environment(METRICS_ADDRESS=f":{port}", **settings)
     with (chain.folder / "stderr").open("ab") as stderr:
         process = subprocess.Popen([sys.executable, "-m", "mailspan", *command], stderr=stderr, env=environment)
@@ -132,13 +130,10 @@ def live(broker: Broker, node: Node, tmp_path_factory: pytest.TempPathFactory) -
     with ExitStack() as stack:
         proxy = stack.enter_context(proxied(node.port))
         chain.settings["ELASTICSEARCH_URL"] = f"http://127.0.0.1:{proxy.port}"
-        ports = {}
+        ports, processes = {job: free_port() for job in STAGES}, {}
         for job, command in STAGES.items():
-            process, ports[job] = stack.enter_context(
-                stage(chain, *command, *([str(log)] if job == "producer" else []))
-            )
-            if job == "producer":
-                producer = process
+            arguments = (*command, str(log)) if job == "producer" else command
+            processes[job] = stack.enter_context(stage(chain, *arguments, port=ports[job]))
         wait_until(lambda: all(is_answering(port) for port in ports.values()))
         wait_until(lambda: all(get(port, "/readyz")[0] == 200 for port in ports.values()))
         jobs = "\n".join(
@@ -147,7 +142,7 @@ def live(broker: Broker, node: Node, tmp_path_factory: pytest.TempPathFactory) -
         )
         (folder / "rules.yml").write_text(quick(RULES.read_text(encoding="utf-8")), encoding="utf-8")
         prometheus = stack.enter_context(running(folder, CONFIGURATION.format(jobs=jobs)))
-        found = Live(chain, prometheus, proxy, producer, log)
+        found = Live(chain, prometheus, proxy, processes, log)
         wait_until(lambda: found.has("sum(mailspan_sink_records_total) > 60"))
         found.write(60, 60)
         wait_until(lambda: found.has("sum(mailspan_sink_records_total) > 120"))
@@ -257,9 +252,12 @@ def test_alerts_fire_when_it_happens(live: Live) -> None:
     wait_until(lambda: "MailspanDeadLetters" in live.prometheus.firing())
     live.proxy.is_silent = True
     live.proxy.reset()
-    limit_documents(live.chain, SMALL)
-    live.write(60, 120)
-    wait_until(lambda: live.has("sum(mailspan_lag_records) > 0"))
-    live.producer.terminate()
-    live.producer.wait(30)
-    wait_until(lambda: wanted <= live.prometheus.firing(), LATE_SECONDS)
+    reducer, port = live.processes["reducer"]
+    end(reducer, signal.SIGTERM)
+    # One that has partitions, takes lines and settles none, as if it stood.
+    with stage(live.chain, "reduce", port=port, COMMIT_INTERVAL_SECONDS="600"):
+        wait_until(lambda: is_answering(port) and get(port, "/readyz")[0] == 200)
+        live.write(60, 120)
+        wait_until(lambda: live.has("sum(mailspan_lag_records) > 0"))
+        end(live.processes["producer"][0], signal.SIGTERM)
+        wait_until(lambda: wanted <= live.prometheus.firing(), LATE_SECONDS)
