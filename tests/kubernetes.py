@@ -1,0 +1,250 @@
+"""What is wrong with rendered Kubernetes manifests: the schemas of custom resources, and our own rules.
+
+Nothing is run on a cluster. Core kinds are not checked against their schemas here. The custom resource definitions are
+other projects' files: MAILSPAN_CRDS names a folder of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from copy import deepcopy
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonschema import Draft202012Validator
+from ruamel.yaml import YAML
+
+from mailspan.__main__ import parse
+from mailspan.errors import UsageError
+from mailspan.settings import PREFIX, Settings, read_settings
+from tests.running import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Object = dict[str, Any]
+FOLDER = ROOT / "deploy" / "k8s"
+OVERLAYS = ("dev", "production", "external")
+CRDS = os.environ.get("MAILSPAN_CRDS", "")
+_TEMPLATES = {
+    "Deployment": ("spec", "template"),
+    "StatefulSet": ("spec", "template"),
+    "DaemonSet": ("spec", "template"),
+    "Job": ("spec", "template"),
+    "CronJob": ("spec", "jobTemplate", "spec", "template"),
+}
+_SERVING = frozenset({"Deployment", "StatefulSet", "DaemonSet"})
+_ROOT_ALLOWED = ("DaemonSet", "mailspan-producer", "mailspan-producer")
+_TAG = re.compile(r"\S+(?::v?\d+\.\d+\.\d+|@sha256:[0-9a-f]{64})")
+_TRIGGER_KEYS = frozenset(
+    [
+        "bootstrapServers",
+        "consumerGroup",
+        "topic",
+        "lagThreshold",
+        "activationLagThreshold",
+        "offsetResetPolicy",
+        "allowIdleConsumers",
+        "scaleToZeroOnInvalidOffset",
+        "excludePersistentLag",
+        "limitToPartitionsWithLag",
+        "ensureEvenDistributionOfPartitions",
+        "version",
+        "partitionLimitation",
+        "sasl",
+        "username",
+        "tls",
+        "unsafeSsl",
+    ]
+)
+
+
+def renderer() -> list[str] | None:
+    """Return the command that renders a folder; None where there is none."""
+    if (found := shutil.which("kubectl")) is not None:
+        return [found, "kustomize"]
+    return [found, "build"] if (found := shutil.which("kustomize")) is not None else None
+
+
+@cache
+def rendered(overlay: str) -> str:
+    """Return an overlay as YAML."""
+    command = renderer()
+    assert command is not None
+    done = subprocess.run([*command, str(FOLDER / "overlays" / overlay)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def objects(overlay: str) -> list[Object]:
+    """Return the objects of an overlay, each time anew."""
+    return deepcopy(_loaded(overlay))
+
+
+@cache
+def _loaded(overlay: str) -> list[Object]:
+    return list(YAML(typ="safe", pure=True).load_all(rendered(overlay)))
+
+
+def named(found: list[Object], kind: str, name: str) -> Object:
+    """Return one object."""
+    return next(each for each in found if each["kind"] == kind and each["metadata"]["name"] == name)
+
+
+def template(found: Object) -> Object:
+    """Return the pod template of a workload."""
+    for step in _TEMPLATES[found["kind"]]:
+        found = found[step]
+    return found
+
+
+def faults(found: list[Object]) -> list[str]:
+    """Return what breaks our own rules, a line each."""
+    rows: list[str] = []
+    for each in found:
+        where = f"{each['kind']} {each['metadata']['name']}"
+        if each["kind"] in _TEMPLATES:
+            rows += [f"{where}: {fault}" for fault in _workload_faults(each, found)]
+        if each["kind"] == "PodDisruptionBudget":
+            wanted = each["spec"]["selector"]["matchLabels"]
+            if not any(wanted.items() <= _labels(other).items() for other in found if other["kind"] in _TEMPLATES):
+                rows.append(f"{where}: matches no pod")
+        if each["kind"] == "ScaledObject":
+            for trigger in each["spec"]["triggers"]:
+                unknown = set(trigger["metadata"]) - _TRIGGER_KEYS
+                rows += [f"{where}: no such key of a trigger: {key}" for key in sorted(unknown)]
+                if {"limitToPartitionsWithLag", "allowIdleConsumers"} <= set(trigger["metadata"]):
+                    rows.append(f"{where}: idle consumers beside partitions with lag only")
+    return rows
+
+
+def _labels(found: Object) -> dict[str, str]:
+    labels: dict[str, str] = template(found)["metadata"]["labels"]
+    return labels
+
+
+def _workload_faults(found: Object, others: list[Object]) -> Iterator[str]:
+    pod = template(found)["spec"]
+    selector = found["spec"].get("selector", {}).get("matchLabels", {})
+    if not selector.items() <= _labels(found).items():
+        yield "its selector does not match its labels"
+    if pod.get("automountServiceAccountToken") is not False:
+        yield "has a token"
+    if pod.get("enableServiceLinks") is not False:
+        yield "has service links"
+    if not pod.get("priorityClassName"):
+        yield "has no priority"
+    if pod.get("terminationGracePeriodSeconds", 0) < 30:
+        yield "is ended too soon"
+    context = pod.get("securityContext", {})
+    if context.get("seccompProfile") != {"type": "RuntimeDefault"}:
+        yield "has no seccomp profile"
+    is_root = (found["kind"], found["metadata"]["namespace"], found["metadata"]["name"]) == _ROOT_ALLOWED
+    if not is_root and (context.get("runAsNonRoot") is not True or not context.get("runAsUser")):
+        yield "may run as root"
+    volumes = {each["name"] for each in pod.get("volumes", ())}
+    if not is_root and any("hostPath" in each for each in pod.get("volumes", ())):
+        yield "mounts a path of the node"
+    for container in pod["containers"]:
+        yield from _container_faults(container, volumes, others, is_serving=found["kind"] in _SERVING, is_root=is_root)
+
+
+def _container_faults(
+    container: Object, volumes: set[str], others: list[Object], *, is_serving: bool, is_root: bool
+) -> Iterator[str]:
+    if not _TAG.fullmatch(container["image"]):
+        yield f"image {container['image']}: no exact version"
+    context = container.get("securityContext", {})
+    if context.get("readOnlyRootFilesystem") is not True:
+        yield "its file system can be written"
+    if context.get("allowPrivilegeEscalation") is not False:
+        yield "may gain privileges"
+    added = context.get("capabilities", {}).get("add", [])
+    if context.get("capabilities", {}).get("drop") != ["ALL"] or added != (["DAC_READ_SEARCH"] if is_root else []):
+        yield "keeps capabilities"
+    resources = container.get("resources", {})
+    if not {"cpu", "memory"} <= set(resources.get("requests", {})) or "memory" not in resources.get("limits", {}):
+        yield "has no requests, or no limit of memory"
+    if "cpu" in resources.get("limits", {}):
+        yield "has a limit of CPU"
+    mounted = {each["name"] for each in container.get("volumeMounts", ())}
+    yield from (f"mounts {name}, which is no volume" for name in sorted(mounted - volumes))
+    yield from (f"volume {name} is not mounted" for name in sorted(volumes - mounted))
+    ports = {each["name"] for each in container.get("ports", ())}
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe") if is_serving else ():
+        asked = container.get(probe, {}).get("httpGet", {})
+        path = "/readyz" if probe == "readinessProbe" else "/livez"
+        if asked.get("path") != path or asked.get("port") not in ports:
+            yield f"{probe}: not {path} at a declared port"
+    yield from _program_faults(container, others)
+
+
+def _program_faults(container: Object, others: list[Object]) -> Iterator[str]:
+    values: dict[str, str] = {}
+    for source in container.get("envFrom", ()):
+        name = source["configMapRef"]["name"]
+        maps = [each for each in others if each["kind"] == "ConfigMap" and each["metadata"]["name"] == name]
+        if not maps:
+            yield f"config map {name} is not there"
+        for each in maps:
+            values |= each["data"]
+    for each in container.get("env", ()):
+        values[each["name"]] = each.get("value", "from-elsewhere")
+    known = {PREFIX + each.name.upper() for each in fields(Settings)}
+    yield from (f"{name}: no such setting" for name in sorted(values) if name.startswith(PREFIX) and name not in known)
+    for name in values:
+        if name.endswith(("PASSWORD", "API_KEY")):
+            yield f"{name}: a secret in the environment"
+    try:
+        read_settings(values)
+        parse([re.sub(r"\$\((\w+)\)", lambda match: values[match[1]], each) for each in container["args"]])
+    except (UsageError, KeyError) as error:
+        yield str(error)
+
+
+@cache
+def _schemas() -> dict[tuple[str, str], Draft202012Validator]:
+    found = {}
+    for file in sorted(Path(CRDS).glob("*.yaml")):
+        for each in YAML(typ="safe", pure=True).load_all(file):
+            for version in each["spec"]["versions"] if each and each["kind"] == "CustomResourceDefinition" else ():
+                schema = _strict(version.get("schema", {}).get("openAPIV3Schema", {}))
+                if version["served"] and "properties" in schema:
+                    schema["properties"] |= {"metadata": {"type": "object"}, "apiVersion": {}, "kind": {}}
+                    key = (f"{each['spec']['group']}/{version['name']}", each["spec"]["names"]["kind"])
+                    found[key] = Draft202012Validator(schema)
+    return found
+
+
+def _strict(schema: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(schema, list):
+        return [_strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: _strict(value) for key, value in schema.items()}
+    is_closed = isinstance(made.get("properties"), dict) and "x-kubernetes-preserve-unknown-fields" not in made
+    if is_closed and ("type" in made) and "additionalProperties" not in made:
+        made["additionalProperties"] = False
+    return made
+
+
+def schema_faults(found: list[Object]) -> list[str]:
+    """Return what breaks the schemas of custom resources, a line each."""
+    rows = []
+    groups = {api.partition("/")[0] for api, _ in _schemas()}
+    for each in found:
+        api, kind = each["apiVersion"], each["kind"]
+        where = f"{kind} {each['metadata']['name']}"
+        if (api, kind) in _schemas():
+            rows += [
+                f"{where}: {'/'.join(map(str, error.absolute_path))}: {error.message}"
+                for error in _schemas()[api, kind].iter_errors(each)
+            ]
+        elif api.partition("/")[0] in groups:
+            rows.append(f"{where}: {api} is not served")
+    return rows

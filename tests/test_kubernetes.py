@@ -1,0 +1,135 @@
+"""deploy/k8s: it renders, fits the schemas of custom resources and our own rules; broken manifests are refused."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mailspan.topics import TOPICS, settings_of, topic_name
+from tests.kubernetes import CRDS, OVERLAYS, faults, named, objects, renderer, schema_faults, template
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.kubernetes import Object
+
+pytestmark = pytest.mark.skipif(renderer() is None, reason="neither kubectl nor kustomize is here")
+needs_crds = pytest.mark.skipif(not CRDS, reason="MAILSPAN_CRDS names no folder of custom resource definitions")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_keeps_our_rules(overlay: str) -> None:
+    assert faults(objects(overlay)) == []
+
+
+@needs_crds
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_custom_resources_fit_their_schemas(overlay: str) -> None:
+    assert schema_faults(objects(overlay)) == []
+
+
+@pytest.mark.parametrize(("overlay", "partitions", "replication"), [("production", 48, 3), ("dev", 12, 1)])
+def test_topics_are_those_of_the_program(overlay: str, partitions: int, replication: int) -> None:
+    found = {each["metadata"]["name"]: each["spec"] for each in objects(overlay) if each["kind"] == "KafkaTopic"}
+    assert found == {
+        topic_name("mail", topic.name): {
+            "partitions": partitions if topic.is_partitioned else 1,
+            "replicas": replication,
+            "config": settings_of(topic, replication),
+        }
+        for topic in TOPICS
+    }
+
+
+def _pod(found: list[Object]) -> Object:
+    spec: Object = template(named(found, "StatefulSet", "mailspan-reducer"))["spec"]
+    return spec
+
+
+def _container(found: list[Object]) -> Object:
+    only: Object = _pod(found)["containers"][0]
+    return only
+
+
+def _trigger(found: list[Object]) -> Object:
+    metadata: Object = named(found, "ScaledObject", "mailspan-sink")["spec"]["triggers"][0]["metadata"]
+    return metadata
+
+
+PLANTED: dict[str, tuple[Callable[[list[Object]], object], str]] = {
+    "a token": (lambda found: _pod(found).pop("automountServiceAccountToken"), "has a token"),
+    "service links": (lambda found: _pod(found).pop("enableServiceLinks"), "has service links"),
+    "no priority": (lambda found: _pod(found).pop("priorityClassName"), "has no priority"),
+    "no grace": (lambda found: _pod(found).pop("terminationGracePeriodSeconds"), "is ended too soon"),
+    "no seccomp": (lambda found: _pod(found)["securityContext"].pop("seccompProfile"), "has no seccomp"),
+    "uid 0": (lambda found: _pod(found)["securityContext"].update(runAsUser=0), "may run as root"),
+    "may be root": (lambda found: _pod(found)["securityContext"].pop("runAsNonRoot"), "may run as root"),
+    "a host path": (lambda found: _pod(found)["volumes"][0].update(hostPath={"path": "/"}), "a path of the node"),
+    "newest image": (lambda found: _container(found).update(image="mailspan:latest"), "no exact version"),
+    "writable": (lambda found: _container(found)["securityContext"].pop("readOnlyRootFilesystem"), "be written"),
+    "escalation": (lambda found: _container(found)["securityContext"].pop("allowPrivilegeEscalation"), "may gain"),
+    "capabilities": (lambda found: _container(found)["securityContext"].pop("capabilities"), "keeps capabilities"),
+    "no memory": (lambda found: _container(found)["resources"]["limits"].pop("memory"), "no limit of memory"),
+    "CPU limit": (lambda found: _container(found)["resources"]["limits"].update(cpu="1"), "has a limit of CPU"),
+    "no volume": (lambda found: _pod(found)["volumes"].pop(0), "mounts tmp, which is no volume"),
+    "no mount": (lambda found: _container(found)["volumeMounts"].pop(0), "volume tmp is not mounted"),
+    "probe's port": (lambda found: _container(found)["livenessProbe"]["httpGet"].update(port="metric"), "livenessProbe"),
+    "ready is not live": (
+        lambda found: _container(found)["livenessProbe"]["httpGet"].update(path="/readyz"), "livenessProbe"),
+    "a setting that is none": (
+        lambda found: _container(found)["env"].append({"name": "MAILSPAN_PARTITION", "value": "1"}), "no such setting"),
+    "a wrong value": (
+        lambda found: _container(found)["env"].append({"name": "MAILSPAN_PARTITIONS", "value": "no"}), "is not right"),
+    "a secret": (
+        lambda found: _container(found)["env"].append({"name": "MAILSPAN_ELASTICSEARCH_PASSWORD", "value": "x"}),
+        "a secret in the environment"),
+    "a command that is none": (lambda found: _container(found).update(args=["reduces"]), "no such command"),
+    "no config map": (
+        lambda found: _container(found)["envFrom"][0]["configMapRef"].update(name="x"), "config map x is not there"),
+    "selector": (
+        lambda found: named(found, "StatefulSet", "mailspan-reducer")["spec"]["selector"]["matchLabels"].update(a="b"),
+        "selector does not match"),
+    "budget": (
+        lambda found: named(found, "PodDisruptionBudget", "mailspan-sink")["spec"]["selector"]["matchLabels"].update(
+            a="b"), "matches no pod"),
+    "a trigger's key": (lambda found: _trigger(found).update(lagTreshold="1"), "no such key of a trigger"),
+    "idle consumers": (lambda found: _trigger(found).update(allowIdleConsumers="true"), "idle consumers"),
+}  # fmt: skip
+"""What is changed in production's objects, and the fault that must be told."""
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_planted_fault_is_told(planted: str) -> None:
+    change, told = PLANTED[planted]
+    found = objects("production")
+    change(found)
+    assert any(re.search(told, fault) for fault in faults(found))
+
+
+FOREIGN: dict[str, tuple[str, str, Callable[[Object], object], str]] = {
+    "v1beta2": (
+        "KafkaTopic", "mail.raw", lambda each: each.update(apiVersion="kafka.strimzi.io/v1beta2"), "is not served"),
+    "partitions as text": (
+        "KafkaTopic", "mail.raw", lambda each: each["spec"].update(partitions="48"), "spec/partitions"),
+    "authentication": (
+        "KafkaUser", "mailspan-sink", lambda each: each["spec"]["authentication"].update(type="scram-sha-256"), "type"),
+    "listener's port": (
+        "Kafka", "mailspan", lambda each: each["spec"]["kafka"]["listeners"][0].update(port=90), "port"),
+    "no triggers": ("ScaledObject", "mailspan-sink", lambda each: each["spec"].pop("triggers"), "triggers"),
+    "interval": (
+        "PodMonitor", "mailspan",
+        lambda each: each["spec"]["podMetricsEndpoints"][0].update(interval=15), "interval"),
+    "a key that is none": (
+        "Elasticsearch", "mailspan", lambda each: each["spec"].update(nodeSet=[]), "nodeSet"),
+}  # fmt: skip
+
+
+@needs_crds
+@pytest.mark.parametrize("planted", FOREIGN)
+def test_a_broken_custom_resource_is_told(planted: str) -> None:
+    kind, name, change, told = FOREIGN[planted]
+    found = objects("production")
+    change(named(found, kind, name))
+    assert any(told in fault for fault in schema_faults(found))
