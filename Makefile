@@ -74,8 +74,9 @@ types: .venv/.dev ## mypy, strict
 accept: .venv/.dev ## rewrite the golden expectations; review the diff
 	@$(BIN)/python -m tests.golden --accept
 
-docs: .venv/.dev ## rewrite the tables in the docs that are made from the code
+docs: .venv/.dev ## rewrite what in docs and deploy/k8s is made from other files
 	@$(BIN)/python -m tests.metrics_page
+	@$(BIN)/python -m tests.manifests
 
 kibana: .venv/.dev ## rewrite what Kibana imports (deploy/kibana), and the tables in docs/kibana.md
 	@$(BIN)/python -m tests.kibana_files

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mailspan.topics import TOPICS, settings_of, topic_name
+from tests import manifests
 from tests.kubernetes import CRDS, OVERLAYS, faults, named, objects, renderer, schema_faults, template
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ def test_topics_are_those_of_the_program(overlay: str, partitions: int, replicat
         }
         for topic in TOPICS
     }
+
+
+def test_alerts_and_dashboards_are_those_of_deploy() -> None:
+    assert manifests.FILE.read_text(encoding="utf-8") == manifests.text(), "run `make docs`"
 
 
 def _pod(found: list[Object]) -> Object:
