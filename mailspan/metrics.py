@@ -52,7 +52,7 @@ METRICS = (
     Metric("mailspan_build_info", GAUGE, ("stage", "version", "python"), "1; its labels say what runs"),
     Metric("mailspan_heartbeat_timestamp_seconds", GAUGE, ("stage",), "when the loop last turned; /livez looks at it"),
     Metric("mailspan_ready", GAUGE, ("stage",), "1 where /readyz says so"),
-    Metric("mailspan_record_age_seconds", HISTOGRAM, ("stage",), "how old lines were when they were settled, from the (whole) second that they were read at their source: produce: when Kafka acknowledged them; reduce: at the commit", AGES),
+    Metric("mailspan_record_age_seconds", HISTOGRAM, ("stage",), "how old lines were when they were settled, from the (whole) second that they were read at their source: produce: when Kafka acknowledged them; reduce: at the commit; sink: each document, by the oldest of the lines that its reducer committed with it", AGES),
     # every consumer
     Metric("mailspan_lag_records", GAUGE, ("stage", "partition"), "records of a partition that are not settled; of partitions that run"),
     Metric("mailspan_lag_seconds", AGE, ("stage", "partition"), "age of the last settled record, from when it was read at its source, or since the partition was last settled to its end if that is later; 0 where all is settled"),

@@ -1,4 +1,4 @@
-"""The header that our producers put on each record of mail.raw: where the line was read, and when.
+"""The headers of records: on each one of mail.raw, where the line was read, and when.
 
 Pure. One Kafka header named `mailspan`: a version byte, the byte offset (8 bytes, big-endian), and a msgpack array of
 what all lines read in one go share. So a line costs its producer one `pack` and one concatenation. The value of the
@@ -6,6 +6,8 @@ record is the line itself, without its newline; its key is host/queue_id, or hos
 
 Records of other shippers have no such header: `decode_header` is then not called, or gives None for what it cannot
 read. A later version may only append fields; it changes VERSION when that is not enough.
+
+Records of mail.transactions have a header of their own, `mailspan-read`: when their lines were read, for figures only.
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 HEADER_NAME = "mailspan"
+READ_NAME = "mailspan-read"
 VERSION = 1
 
 _FRONT = Struct(">BQ")
 _MOST_READINGS = 256
+_LONGEST_SECOND = 12
 _LONGEST_GENERATION = 256  # ours have 32 characters; each is kept for weeks
 _readings: dict[bytes, Reading] = {}  # the last ones: thousands of lines share one
 
@@ -111,3 +115,16 @@ def find_header(headers: Sequence[tuple[str, Any]] | Mapping[str, Any] | None) -
         if name == HEADER_NAME and isinstance(raw, bytes):
             return decode_header(raw)
     return None
+
+
+def read_headers_of(second: int) -> tuple[tuple[str, bytes], ...]:
+    """Return what a record of mail.transactions has: the epoch second at which its lines were read, if not 0."""
+    return ((READ_NAME, b"%d" % second),) if second > 0 else ()
+
+
+def find_read(headers: Iterable[tuple[str, bytes]]) -> int:
+    """Return the second that `read_headers_of` put among a record's headers; 0 where there is none that can be read."""
+    for name, raw in headers:
+        if name == READ_NAME and len(raw) <= _LONGEST_SECOND and raw.isdigit():
+            return int(raw)
+    return 0

@@ -20,7 +20,7 @@ import orjson
 from mailspan.dead_letter import DeadLetter, Source, headers_of, headers_of_record
 from mailspan.repeats import Repeats
 from mailspan.topics import DEAD_LETTER, OPEN_TRANSACTIONS, RAW, TRANSACTIONS, topic_name
-from mailspan.wire import Reading, find_header
+from mailspan.wire import Reading, find_header, read_headers_of
 from reducer.figures import NOT_APPLIED, STAGE, TOO_LARGE, Figures
 from reducer.kafka import Assignments, ReducerError, ReducerKafka, RolledBackError, StateReader, Write
 from reducer.partition import META, Options, Output, Partition
@@ -212,7 +212,8 @@ class Loop:
         return True
 
     def _writes(self, number: int, output: Output, parts: dict[int, dict[str, int]]) -> list[Write]:
-        writes = [Write(TRANSACTIONS, number, identity.encode(), None) for identity in output.withdrawn]
+        read = read_headers_of(output.read)
+        writes = [Write(TRANSACTIONS, number, identity.encode(), None, read) for identity in output.withdrawn]
         for document in output.documents:
             value: bytes = orjson.dumps(document)
             key = document["id"].encode()
@@ -222,7 +223,7 @@ class Loop:
                 letter = Write(DEAD_LETTER, None, key, value[:_MOST_DOCUMENT_BYTES], headers)
                 self._dead.setdefault(number, []).append((TOO_LARGE, letter))
             else:
-                writes.append(Write(TRANSACTIONS, number, key, value))
+                writes.append(Write(TRANSACTIONS, number, key, value, read))
         known = parts.setdefault(number, {})
         for name, snapshot in output.state.items():
             writes += [

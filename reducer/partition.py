@@ -85,12 +85,17 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What one commit writes of a partition; None deletes a key. `offset` is that of the next record to read."""
+    """What one commit writes of a partition; None deletes a key. `offset` is that of the next record to read.
+
+    `read` is the epoch second at which the oldest line since the commit before was read at its source, where there is
+    none the last line before; 0 where that is not known. Documents that waited for this commit may be 5 s older.
+    """
 
     documents: list[Document]
     withdrawn: list[str]
     state: dict[str, bytes | None]
     offset: int
+    read: int = 0
 
 
 class Placement:
@@ -116,7 +121,7 @@ class Partition:
         self.offset = 0
         """The offset of the next record to apply."""
         self.counts = Counts()
-        """What was counted since `take_counts`; `read` and `last_read` are up to date only then."""
+        """What was counted since `take_counts`; `read` and `last_read` are up to date only then, and after `output`."""
         self._noted = 0
         self._reading: Reading | None = None  # that of the last line
         self._options = options
@@ -221,7 +226,9 @@ class Partition:
         state = self._assembler.snapshot_changes()
         self._forget_watermarks()
         state[META] = msgspec.msgpack.encode(Meta(self.offset, self._watermarks))
-        return Output(changes.documents, changes.withdrawn, state, self.offset)
+        self._note_read(self._reading)
+        read = min(self.counts.read, default=self.counts.last_read)
+        return Output(changes.documents, changes.withdrawn, state, self.offset, read)
 
     def _parser(self, reading: Reading) -> Parser:
         key = f"{reading.generation}\0{reading.host}\0{reading.zone}"

@@ -1,7 +1,7 @@
-"""What the sink counts of its bulk requests for its metrics (mailspan/metrics.py). Pure: the clock is the caller's.
+"""What the sink counts for its metrics (mailspan/metrics.py): bulk requests, and how old records are. Pure.
 
-A request counts when it is over, however it ended: so these figures show what Elasticsearch was asked, and not what was
-settled (that is counted in sink/loop.py, when offsets are passed).
+The clock is the caller's. A request counts when it is over, however it ended: so these figures show what Elasticsearch
+was asked, and not what was settled (that is counted in sink/loop.py, when offsets are passed).
 """
 
 from __future__ import annotations
@@ -10,10 +10,15 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from mailspan.metrics import Figure, Histogram
+from mailspan.wire import find_read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from sink.records import Record
+
+STAGE = "sink"
+"""What metrics and dead letters say of where they come from."""
 NO_ANSWER = "none"
 STATUSES = ("2xx", "401", "403", "413", "429", "4xx", "5xx", NO_ANSWER)
 """All classes of answers."""
@@ -50,3 +55,37 @@ class BulkFigures:
             yield Figure("mailspan_sink_bulk_requests_total", count, (status,))
         yield Figure("mailspan_sink_bulk_bytes_total", self._bytes)
         yield Figure("mailspan_sink_retries_total", self.retries)
+
+
+class Ages:
+    """How old records were when they were settled, and how old the last settled one of each partition is.
+
+    By the second at which their lines were read at their source, which the reducer passes on (mailspan/wire.py); what
+    has none is not counted. `epoch` is the wall clock, in seconds.
+    """
+
+    def __init__(self, epoch: Callable[[], float]) -> None:
+        self._epoch = epoch
+        self._ages = Histogram("mailspan_record_age_seconds")
+        self._since: dict[int, float] = {}
+
+    def settle(self, records: Iterable[Record]) -> None:
+        """Count records that are settled."""
+        now = self._epoch()
+        for record in records:
+            if second := find_read(record.headers):
+                self._ages.observe(now - second)
+                self._since[record.partition] = max(self._since.get(record.partition, 0.0), float(second))
+
+    def show(self, lags: Mapping[int, int]) -> Iterator[Figure]:
+        """Yield all figures. `lags` are the records that are not settled, by partition, where that is known."""
+        yield Figure("mailspan_record_age_seconds", self._ages.distribution, (STAGE,))
+        self._since = {partition: since for partition, since in self._since.items() if partition in lags}
+        for partition, lag in lags.items():
+            labels = (STAGE, str(partition))
+            yield Figure("mailspan_lag_records", lag, labels)
+            if lag == 0:
+                self._since[partition] = self._epoch()
+                yield Figure("mailspan_lag_seconds", None, labels)
+            elif partition in self._since:
+                yield Figure("mailspan_lag_seconds", self._since[partition], labels)

@@ -28,6 +28,7 @@ from mailspan.kafka_faults import Faults
 from mailspan.kafka_settings import FIXED
 from mailspan.metrics import Figure
 from mailspan.topics import DEAD_LETTER, TRANSACTIONS, topic_name
+from sink.figures import STAGE
 from sink.records import Record
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from mailspan.dead_letter import Headers
 
 GROUP = "mailspan-sink"
-STAGE = "sink"
-"""What dead letters say wrote them."""
 _SESSION_TIMEOUT_MS = 6000  # a killed sink is missed for so long
 _START_SECONDS = 15.0
 _ASK_SECONDS = 5.0
@@ -167,9 +166,11 @@ class SinkKafka:
         yield Figure("mailspan_partitions", len(self._waiting), (STAGE, "restoring"))
         yield Figure("mailspan_rebalances_total", self._rebalances, (STAGE,))
         yield Figure("mailspan_lost_records_total", self._lost_records, (STAGE,))
-        for number in sorted(self._owned):
-            if (lag := self._lag(number)) is not None:
-                yield Figure("mailspan_lag_records", lag, (STAGE, str(number)))
+
+    def lags(self) -> dict[int, int]:
+        """Return by partition how many of its records are not settled; without those where that is not known now."""
+        found = {number: self._lag(number) for number in sorted(self._owned)}
+        return {number: lag for number, lag in found.items() if lag is not None}
 
     def _lag(self, partition: int) -> int | None:
         """Return how many records are not settled, the marks of commits between them counted; None: not known now.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mailspan.metrics import Figure
 from mailspan.repeats import Repeats
 from sink.bulk import Verdict
-from sink.kafka import STAGE
+from sink.figures import STAGE, Ages
 from sink.records import plan, settled_offsets
 
 if TYPE_CHECKING:
@@ -72,7 +72,10 @@ class Waiting:
 
 
 class Loop:
-    """Runs until told to stop. `days` is asked for the oldest and the newest that are written; `report` gets lines."""
+    """Runs until told to stop. `days` is asked for the oldest and the newest that are written; `report` gets lines.
+
+    `epoch`, the wall clock, dates nothing but figures.
+    """
 
     def __init__(
         self,
@@ -83,6 +86,7 @@ class Loop:
         *,
         days: Callable[[], tuple[date, date]],
         report: Callable[[str], None],
+        epoch: Callable[[], float],
     ) -> None:
         self._kafka = kafka
         self._writer = writer
@@ -90,6 +94,7 @@ class Loop:
         self._stop = stop
         self._days = days
         self._report = report
+        self._ages = Ages(epoch)
         self.counts: Counter[str] = Counter()
         """What became of all records whose offsets were passed: `records` is the sum of the others."""
         self.turned: Callable[[], None] = lambda: None
@@ -121,6 +126,7 @@ class Loop:
         yield Figure("mailspan_sink_waiting", self._waiting.is_waiting)
         yield from self._writer.figures()
         yield from self._kafka.figures()
+        yield from self._ages.show(self._kafka.lags())
 
     def step(self) -> None:
         """Gather and settle one batch."""
@@ -135,6 +141,7 @@ class Loop:
         if all(name is not None for name in became):
             self._waiting.over()
         self._kafka.commit(settled_offsets(records, [name is not None for name in became]))
+        self._ages.settle(record for record, name in zip(records, became, strict=True) if name is not None)
         found = Counter(name for name in became if name is not None)
         self.counts += Counter({**found, "records": found.total()})
 

@@ -99,7 +99,8 @@ class Site:
 
 def set_up(environment: Mapping[str, str]) -> None:
     """Make the topics that these settings name. Raises MailspanError."""
-    assert setup.run(Namespace(settings=read_settings(environment), replication_factor=None, dry_run=False)) == 0
+    settings = read_settings(environment)
+    assert setup.run(Namespace(settings=settings, replication_factor=None, dry_run=False, kibana=None)) == 0
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 60.0) -> None:

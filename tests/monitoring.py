@@ -21,13 +21,6 @@ OF_OTHERS = {"up", "process_cpu_seconds_total", "process_resident_memory_bytes"}
 """Metrics of Prometheus itself and of its client library."""
 
 
-AWAITED: dict[str, tuple[str, ...]] = {
-    "mailspan_canary_age_seconds": ("stage",),
-    "mailspan_topic_retention_seconds": ("stage",),
-}
-"""Metrics, with their labels, that are asked for and that no stage shows yet. What is listed must go from here."""
-
-
 class Asked(NamedTuple):
     """What an expression asks for: metrics as they are written, and all labels that it names."""
 

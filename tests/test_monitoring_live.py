@@ -24,7 +24,7 @@ from tests.alert_cases import RULES, rules
 from tests.chain import Chain
 from tests.jars import end, free_port
 from tests.kafka_site import wait_until
-from tests.monitoring import AWAITED, OF_OTHERS, asked, prometheus_queries, search_of
+from tests.monitoring import OF_OTHERS, asked, prometheus_queries, search_of
 from tests.prometheus_server import Prometheus, needs_prometheus, running
 from tests.scraping import get, is_answering
 from tests.tcp_proxy import Proxy, proxied
@@ -40,10 +40,6 @@ pytestmark = [pytest.mark.slow, needs_prometheus]
 
 STAGES = {"producer": ("produce", "tail"), "reducer": ("reduce",), "sink": ("sink",)}
 OF_OTHER_INPUTS = ("mailspan_syslog_", "mailspan_journal_", "mailspan_producer_held_bytes")
-SINK_AWAITED = (
-    {"mailspan_record_age_seconds", "mailspan_lag_seconds", "mailspan_lag_records"} if AWAITED else set[str]()
-)
-"""What the sink shows together with what is awaited."""
 LATE_SECONDS = 240.0
 """In so long what needs two minutes must have happened on a busy machine."""
 OUTCOMES = {
@@ -161,9 +157,7 @@ def test_only_the_durations_of_for_are_others() -> None:
 
 def must_answer(expression: str) -> bool:
     """Whether this run has what an expression asks for."""
-    if 'stage="sink"' in expression and bases(expression) & SINK_AWAITED:
-        return False
-    return not any(name in AWAITED or name.startswith(OF_OTHER_INPUTS) for name in bases(expression))
+    return not any(name.startswith(OF_OTHER_INPUTS) for name in bases(expression))
 
 
 def bases(expression: str) -> set[str]:
@@ -243,18 +237,15 @@ def values(found: Any) -> Iterator[float]:  # noqa: ANN401 - JSON
 
 
 def test_alerts_fire_when_it_happens(live: Live) -> None:
-    """Last, as it breaks the run: a poison record; documents that go nowhere while lines wait; no producer, no canary."""
-    wanted = {"MailspanDeadLetters"}
-    if not AWAITED:  # a sink that shows no lag and no canary raises no alert for them
-        wanted |= {"MailspanLagGrowing", "MailspanCanaryLate"}
+    """Last, as it breaks the run: a poison record; documents that go nowhere while lines wait; no producer."""
+    wanted = {"MailspanDeadLetters", "MailspanLagGrowing"}
     assert not live.prometheus.firing() & wanted
     live.chain.send([(b"poison", b"no document")])
     wait_until(lambda: "MailspanDeadLetters" in live.prometheus.firing())
     live.proxy.is_silent = True
     live.proxy.reset()
     live.write(60, 120)
-    if not AWAITED:
-        wait_until(lambda: live.has('sum(mailspan_lag_records{stage="sink"}) > 0'))
+    wait_until(lambda: live.has('sum(mailspan_lag_records{stage="sink"}) > 0'))
     end(live.processes["producer"][0], signal.SIGTERM)
     wait_until(
         lambda: (wanted | {"MailspanTargetDown", "MailspanStageAbsent"}) <= live.prometheus.firing(), LATE_SECONDS

@@ -116,6 +116,17 @@ def test_what_was_read_before_is_counted_and_changes_nothing() -> None:
     assert counts.lines == counts.applied + counts.ignored.total() + counts.unparsed.total()
 
 
+def test_a_commit_says_when_the_oldest_of_its_lines_was_read() -> None:
+    partition = Partition(OPTIONS)
+    line = b"Nov 23 07:55:08 mx1 postfix/smtpd[94]: B6D781149FE: client=client.example.com[192.0.2.10]"
+    assert partition.output(urgent_only=True).read == 0
+    for offset, read in enumerate((1795500007, 1795500003, 1795500009)):
+        partition.apply(line, offset, offset, Reading("one", read, read, ""))
+    assert partition.output(urgent_only=True).read == 1795500003
+    assert partition.take_counts().read.total() == 3  # none counts twice
+    assert partition.output(urgent_only=False).read == 1795500009  # of what waited until now
+
+
 def test_lines_of_other_shippers_are_told_apart_by_their_text() -> None:
     partition = Partition(OPTIONS)
     line = b"Nov 23 07:55:08 mx1 postfix/smtpd[94]: B6D781149FE: client=client.example.com[192.0.2.10]"

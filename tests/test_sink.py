@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from mailspan.dead_letter import Source, read_headers
+from mailspan.wire import read_headers_of
 from tests.chain import Chain, record
 from tests.jars import free_port
 from tests.kafka_reading import read_messages
@@ -155,7 +157,7 @@ def test_the_marks_of_commits_are_no_lag(chain: Chain) -> None:
     writer.init_transactions(30)
     writer.begin_transaction()
     for key, value in map(record, numbered(3)):
-        writer.produce(chain.transactions, value, key, 0)
+        writer.produce(chain.transactions, value, key, 0, headers=list(read_headers_of(int(time.time()) - 100)))
     writer.commit_transaction(30)
     port = free_port()
     with chain.sink(METRICS_ADDRESS=f":{port}") as sink:
@@ -166,6 +168,10 @@ def test_the_marks_of_commits_are_no_lag(chain: Chain) -> None:
             return [value for (name, _), value in scrape(port).samples.items() if name == "mailspan_lag_records"]
 
         wait_until(lambda: lags() == [0.0] * PARTITIONS)
+        found = scrape(port)
+        assert found.value("mailspan_lag_seconds", stage="sink", partition="0") == 0
+        assert found.value("mailspan_record_age_seconds_count", stage="sink") == 3
+        assert 300 <= found.value("mailspan_record_age_seconds_sum", stage="sink") < 3 * 160
         assert ended(sink) == 0
 
 

@@ -97,7 +97,6 @@ def _rates(stage: str) -> tuple[Panel, ...]:
 
 OVERVIEW = (
     Panel("Late records", "percentunit", "Part of the records that the sink settled later than 30 s after they were read; the objective is at most 0.1 %.", (('stage:mailspan_record_age_seconds:late_ratio_rate5m{stage="sink"}', "5 minutes"), ('stage:mailspan_record_age_seconds:late_ratio_rate1h{stage="sink"}', "1 hour"))),
-    Panel("Age of the newest canary", "s", "Of the marked lines that producers send every 10 s, the newest that each stage has settled. Where it grows the pipeline stands, with mail or without.", (("max by (stage) (mailspan_canary_age_seconds)", "{{stage}}"),)),
     Panel("Throughput", "short", "Records a second: lines that Kafka acknowledged, lines that the reducer settled, documents that it wrote, records that the sink settled.", (("sum(rate(mailspan_producer_lines_total[$__rate_interval]))", "lines produced"), ("sum(rate(mailspan_reducer_lines_total[$__rate_interval]))", "lines reduced"), ("sum(rate(mailspan_reducer_documents_total[$__rate_interval]))", "documents written"), ("sum(rate(mailspan_sink_records_total[$__rate_interval]))", "records settled by the sink"))),
     Panel("Lag in time", "s", "Age of the last settled record in the worst partition of each stage; 0 where all is settled.", (("max by (stage) (mailspan_lag_seconds)", "{{stage}}"),)),
     Panel("Age of records", "s", "The oldest hundredth of the records, by stage, when they were settled there.", (("stage:mailspan_record_age_seconds:p99_rate5m", "{{stage}}"),)),

@@ -21,8 +21,9 @@ from mailspan.terminal import sanitise
 from sink.elasticsearch import NoAnswerError, Server
 from sink.elasticsearch_settings import connection_of
 from sink.elasticsearch_writer import ElasticsearchWriter
+from sink.figures import STAGE
 from sink.indices import first_kept_day, last_taken_day
-from sink.kafka import STAGE, SinkKafka
+from sink.kafka import SinkKafka
 from sink.loop import Loop, Waiting
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _run(settings: Settings, connection: Connection, kafka: SinkKafka, stop: Sto
     with Server(connection) as server:
         writer = _writer(server, settings, days()[0], stop, waiting)
         if writer is not None:
-            loop = Loop(kafka, writer, waiting, stop, days=days, report=_say)
+            loop = Loop(kafka, writer, waiting, stop, days=days, report=_say, epoch=time.time)
             loop.turned, served.figures, served.is_ready = served.turn, loop.figures, lambda: kafka.is_ready
             loop.run()
 
