@@ -18,7 +18,7 @@ INPUTS ?= 1000000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types accept docs dashboards kibana facts fuzz bench bench-all bench-open bench-search bench-search-elasticsearch bench-kafka bench-sink bench-freshness compiled kafka elasticsearch tail-property chaos chaos-chain compose-config image-test lock clean
+.PHONY: help run test check lint format types accept docs dashboards kibana facts fuzz bench bench-all bench-open bench-search bench-search-elasticsearch bench-kafka bench-sink bench-freshness compiled kafka elasticsearch tail-property chaos chaos-chain compose-config image-test cluster-test lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -141,6 +141,9 @@ compose-config: .venv/.dev ## read docker-compose.yml with Docker Compose, built
 
 image-test: .venv/.dev ## build the container image and run it, as root (needs buildah, podman, runc, debootstrap)
 	@$(BIN)/python -m tests.image
+
+cluster-test: .venv/.dev ## deploy/k8s on a real control plane with fake nodes, which Go builds the first time; needs MAILSPAN_CRDS
+	@$(BIN)/python -m tests.cluster
 
 lock: .venv/.dev ## pin the newest allowed versions again (needs uv)
 	@sh requirements/lock.sh
