@@ -18,7 +18,7 @@ ROOT_POD: Object = {
     "apiVersion": "v1",
     "kind": "Pod",
     "metadata": {"name": "root", "namespace": "mailspan"},
-    "spec": {"containers": [{"name": "root", "image": "root:1.0.0"}]},
+    "spec": {"serviceAccountName": "mailspan", "containers": [{"name": "root", "image": "root:1.0.0"}]},
 }
 """The namespace takes no pod that may be root."""
 
@@ -35,7 +35,7 @@ BROKEN: dict[str, tuple[str, str, Callable[[Object], object], str]] = {
     "no volume": (
         "Deployment", "mailspan-sink", lambda each: template(each)["spec"]["volumes"].pop(0), "Not found"),
     "both of a budget": (
-        "PodDisruptionBudget", "mailspan-sink", lambda each: each["spec"].update(minAvailable=1), "mutually exclusive"),
+        "PodDisruptionBudget", "mailspan-sink", lambda each: each["spec"].update(minAvailable=1), "cannot be both set"),
     "request above limit": (
         "Deployment", "mailspan-sink",
         lambda each: _container(each)["resources"]["requests"].update(memory="9Gi"), "less than or equal to"),
@@ -67,7 +67,7 @@ BROKEN: dict[str, tuple[str, str, Callable[[Object], object], str]] = {
         "StatefulSet", "mailspan-reducer",
         lambda each: template(each)["spec"].update(terminationGraceSeconds=9), "field not declared"),
     "the service of a live set": (
-        "StatefulSet", "mailspan-reducer", lambda each: each["spec"].update(serviceName="other"), "Forbidden"),
+        "StatefulSet", "mailspan-reducer", lambda each: each["spec"].update(serviceName="other"), "immutable"),
     "the template of a live job": (
         "Job", "mailspan-setup", lambda each: _container(each).update(args=["sink"]), "immutable"),
     "a schedule": (
