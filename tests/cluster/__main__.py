@@ -144,6 +144,13 @@ def are_rolled(plane: ControlPlane) -> bool:
     return all(is_rolled(plane.get(path)) for path in paths())
 
 
+def are_whole(plane: ControlPlane) -> bool:
+    """Whether all of them are rolled and as many pods are ready as there should be: the status of a set comes later."""
+    wanted = {name: plane.get(path)["spec"]["replicas"] for name, path in zip(_ROLLED, paths(), strict=True)}
+    ready = {name: sum(map(is_ready, pods(plane, name))) for name in _ROLLED}
+    return ready == wanted and are_rolled(plane)
+
+
 def roll(plane: ControlPlane) -> str:
     """Give all stages another image; return the least number of ready pods."""
     wanted = {}
@@ -174,13 +181,15 @@ def evict(plane: ControlPlane) -> None:
         body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": NAMESPACE}}
         return plane.ask("POST", f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/eviction", body)[0]
 
+    path = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/mailspan-reducer"
+    wait_until(lambda: plane.get(path)["status"]["disruptionsAllowed"] == 1, "one may be away", _READY_SECONDS)
     first, second = ask("mailspan-reducer-0"), ask("mailspan-reducer-1")
     hold(
         f"one reducer may be evicted ({first}), another meanwhile not ({second})",
         "",
         is_so=(first, second) == (201, 429),
     )
-    wait_until(lambda: are_rolled(plane), "the evicted one is back", _READY_SECONDS)
+    wait_until(lambda: are_whole(plane), "the evicted one is back", _READY_SECONDS)
 
 
 def drain(plane: ControlPlane) -> str:
@@ -189,7 +198,7 @@ def drain(plane: ControlPlane) -> str:
     options = ("--ignore-daemonsets", "--delete-emptydir-data", "--timeout=150s")
     with ThreadPoolExecutor(1) as pool:
         drained = pool.submit(plane.kubectl, "drain", node, *options)
-        least = least_ready(plane, lambda: drained.done() and are_rolled(plane), f"{node} is drained")
+        least = least_ready(plane, lambda: drained.done() and are_whole(plane), f"{node} is drained")
     done = drained.result()
     hold(f"{node} is drained", done.stderr, is_so=done.returncode == 0)
     left = [
