@@ -8,6 +8,7 @@ test`: the first time Go builds the programs, for some ten CPU minutes. MAILSPAN
 
 from __future__ import annotations
 
+import http.client
 import sys
 import tempfile
 import time
@@ -63,8 +64,18 @@ def install_definitions(plane: ControlPlane) -> None:
     """Install the custom resource definitions, and wait until the server knows them."""
     done = plane.kubectl("apply", "--server-side", f"--filename={CRDS}")
     hold("the custom resource definitions are taken", done.stderr, is_so=done.returncode == 0)
-    done = plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
-    hold("they are served", done.stderr, is_so=done.returncode == 0)
+    wait_until(lambda: are_served(plane), "all definitions are served", _READY_SECONDS)
+
+
+def are_served(plane: ControlPlane) -> bool:
+    """Whether every custom resource is among those that the server says it has."""
+    for each in plane.get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")["items"]:
+        for version in (version["name"] for version in each["spec"]["versions"] if version["served"]):
+            status, found = plane.ask("GET", f"/apis/{each['spec']['group']}/{version}")
+            names = [resource["name"] for resource in found["resources"]] if status == http.client.OK else []
+            if each["spec"]["names"]["plural"] not in names:
+                return False
+    return True
 
 
 def install(plane: ControlPlane, overlay: str) -> tuple[str, list[Object]]:
