@@ -57,7 +57,6 @@ _TRIGGER_KEYS = frozenset(
         "version",
         "partitionLimitation",
         "sasl",
-        "username",
         "tls",
         "unsafeSsl",
     ]
@@ -114,13 +113,41 @@ def faults(found: list[Object]) -> list[str]:
             wanted = each["spec"]["selector"]["matchLabels"]
             if not any(wanted.items() <= _labels(other).items() for other in found if other["kind"] in _TEMPLATES):
                 rows.append(f"{where}: matches no pod")
+        if each["kind"] == "Elasticsearch":
+            rows += [f"{where}: {fault}" for fault in _mapping_faults(each)]
         if each["kind"] == "ScaledObject":
             for trigger in each["spec"]["triggers"]:
+                rows += [f"{where}: {fault}" for fault in _sign_in_faults(trigger, found)]
                 unknown = set(trigger["metadata"]) - _TRIGGER_KEYS
                 rows += [f"{where}: no such key of a trigger: {key}" for key in sorted(unknown)]
                 if {"limitToPartitionsWithLag", "allowIdleConsumers"} <= set(trigger["metadata"]):
                     rows.append(f"{where}: idle consumers beside partitions with lag only")
     return rows
+
+
+def _mapping_faults(found: Object) -> Iterator[str]:
+    """Yield what keeps Elasticsearch from starting where nodes have the kernel's default of vm.max_map_count."""
+    for each in found["spec"]["nodeSets"]:
+        if each.get("config", {}).get("node.store.allow_mmap") is not False:
+            yield f"node set {each['name']} maps files into memory"
+
+
+def _sign_in_faults(trigger: Object, others: list[Object]) -> Iterator[str]:
+    """Yield what a trigger that signs in to Kafka does not know, or not where it is looked for."""
+    name = trigger.get("authenticationRef", {}).get("name")
+    references = [each["spec"] for each in others if _is(each, "TriggerAuthentication", name)]
+    maps = [row for spec in references for row in spec.get("configMapTargetRef", ())]
+    secrets = [row for spec in references for row in spec.get("secretTargetRef", ())]
+    given = {row["parameter"] for row in maps + secrets}
+    if trigger["metadata"].get("sasl", "none") != "none":
+        yield from (f"no {each} for SASL" for each in ("username", "password") if each not in given)
+    for row in maps:
+        if not any(_is(each, "ConfigMap", row["name"]) and row["key"] in each["data"] for each in others):
+            yield f"config map {row['name']} has no {row['key']}"
+
+
+def _is(found: Object, kind: str, name: str | None) -> bool:
+    return bool(found["kind"] == kind and found["metadata"]["name"] == name)
 
 
 def _labels(found: Object) -> dict[str, str]:

@@ -100,6 +100,15 @@ PLANTED: dict[str, tuple[Callable[[list[Object]], object], str]] = {
         lambda found: named(found, "PodDisruptionBudget", "mailspan-sink")["spec"]["selector"]["matchLabels"].update(
             a="b"), "matches no pod"),
     "a trigger's key": (lambda found: _trigger(found).update(lagTreshold="1"), "no such key of a trigger"),
+    "a user in a trigger": (lambda found: _trigger(found).update(username="mailspan-keda"), "no such key of a trigger"),
+    "no user": (
+        lambda found: named(found, "TriggerAuthentication", "mailspan-keda")["spec"].pop("configMapTargetRef"),
+        "no username for SASL"),
+    "no user's config map": (
+        lambda found: named(found, "ConfigMap", "mailspan-keda")["data"].clear(), "mailspan-keda has no username"),
+    "mapped files": (
+        lambda found: named(found, "Elasticsearch", "mailspan")["spec"]["nodeSets"][0].pop("config"),
+        "maps files into memory"),
     "idle consumers": (lambda found: _trigger(found).update(allowIdleConsumers="true"), "idle consumers"),
 }  # fmt: skip
 """What is changed in production's objects, and the fault that must be told."""
