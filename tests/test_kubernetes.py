@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from typing import TYPE_CHECKING
 
+import orjson
 import pytest
+from ruamel.yaml import YAML
 
 from mailspan.topics import TOPICS, settings_of, topic_name
+from sink.bulk import Item, body_of
 from tests import manifests
 from tests.kubernetes import CRDS, OVERLAYS, faults, named, objects, renderer, schema_faults, template
 
@@ -46,6 +50,15 @@ def test_topics_are_those_of_the_program(overlay: str, partitions: int, replicat
 
 def test_alerts_and_dashboards_are_those_of_deploy() -> None:
     assert manifests.FILE.read_text(encoding="utf-8") == manifests.text(), "run `make docs`"
+
+
+def test_the_sink_has_a_privilege_for_each_action_that_it_sends() -> None:
+    found = named(objects("production"), "Secret", "mailspan-elasticsearch-roles")["data"]["roles.yml"]
+    roles = YAML(typ="safe", pure=True).load(b64decode(found))
+    body = body_of([Item("mail-transactions-2026.11.23", "mx1/A", 1, each) for each in (b"{}", None)])
+    actions = {next(iter(orjson.loads(line))) for line in body.splitlines() if line != b"{}"}
+    assert actions == {"index", "delete"}
+    assert actions <= set(roles["mailspan-sink"]["indices"][0]["privileges"])
 
 
 def _pod(found: list[Object]) -> Object:
