@@ -42,8 +42,7 @@ def series_of(listed: dict[str, tuple[str, ...]]) -> dict[str, set[str]]:
     """Return the labels of each series that processes show, by its name in Prometheus; `listed` are labels by metric."""
     found: dict[str, set[str]] = {}
     for name, labels in listed.items():
-        is_histogram = BY_NAME[name].type == HISTOGRAM if name in BY_NAME else name == "mailspan_sink_bulk_seconds"
-        if is_histogram:
+        if BY_NAME[name].type == HISTOGRAM:
             found |= {f"{name}_{part}": set(labels) for part in ("sum", "count")}
             found[f"{name}_bucket"] = {*labels, "le"}
         else:
