@@ -23,8 +23,10 @@ from producers.kafka import Admin
 from tests.chain import Chain
 from tests.kafka_site import wait_until
 from tests.kubernetes import FOLDER
+from tests.running import mailspan
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -43,10 +45,8 @@ TYPES = {
     "transactionalId": ResourceType.TRANSACTIONAL_ID,
     "cluster": ResourceType.BROKER,  # the client's name for it
 }
+Right = tuple[ResourceType, str, ResourcePatternType, str, str, AclOperation, AclPermissionType]
 PATTERNS = {"literal": ResourcePatternType.LITERAL, "prefix": ResourcePatternType.PREFIXED}
-ANY_OF_BOB = AclBindingFilter(
-    ResourceType.ANY, None, ResourcePatternType.ANY, "User:bob", None, AclOperation.ANY, AclPermissionType.ANY
-)
 LOG = b"""\
 2026-11-23T07:55:10Z mx1 postfix/smtpd[1]: 4D00000001: client=mua.example.com[192.0.2.1]
 2026-11-23T07:55:10Z mx1 postfix/qmgr[2]: 4D00000001: from=<bob@example.com>, size=1, nrcpt=1 (queue active)
@@ -60,14 +60,14 @@ def renamed(name: str, prefix: str) -> str:
     return re.sub(r"^mail(?=[.-])", prefix, name)
 
 
-def bindings(user: str, prefix: str) -> Iterator[AclBinding]:
+def rights_in(user: str, prefix: str) -> Iterator[Right]:
     for acl in USERS[user]:
         resource = acl["resource"]
         name = renamed(resource["name"], prefix) if "name" in resource else "kafka-cluster"
         pattern = PATTERNS[resource.get("patternType", "literal")]
         for operation in acl["operations"]:
             wanted = AclOperation[re.sub(r"(?<=[a-z])(?=[A-Z])", "_", operation).upper()]
-            yield AclBinding(TYPES[resource["type"]], name, pattern, "User:bob", "*", wanted, AclPermissionType.ALLOW)
+            yield TYPES[resource["type"]], name, pattern, "User:bob", "*", wanted, AclPermissionType.ALLOW
 
 
 class Secured(Chain):
@@ -85,14 +85,18 @@ class Secured(Chain):
         }
 
     @contextmanager
-    def rights_of(self, user: str) -> Iterator[dict[str, str]]:
-        for made in self.admin.create_acls(list(bindings(user, self.prefix))).values():
+    def rights_of(self, user: str) -> Iterator[None]:
+        rights = list(rights_in(user, self.prefix))
+        for made in self.admin.create_acls([AclBinding(*each) for each in rights]).values():
             made.result(30)
         try:
-            yield self.bob
+            yield
         finally:
-            for gone in self.admin.delete_acls([ANY_OF_BOB]).values():
+            for gone in self.admin.delete_acls([AclBindingFilter(*each) for each in rights]).values():
                 gone.result(30)
+
+    def as_bob(self, *arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        return mailspan(*arguments, given=given, settings={**self.settings, **self.bob})
 
     def wait_until_reduced(self) -> None:
         self._wait_for(lambda: not self.behind("raw", "reducer"), 60.0)
@@ -107,23 +111,23 @@ def chain(broker: Broker, node: Node, tmp_path: Path) -> Secured:
 
 
 def test_each_user_of_the_manifests_may_do_its_work(chain: Secured) -> None:
-    with chain.rights_of("mailspan-setup") as bob:
-        done = chain.run("setup", **bob)
+    with chain.rights_of("mailspan-setup"):
+        done = chain.as_bob("setup")
         assert (done.returncode, b"cannot be seen" in done.stderr) == (0, False), done.stderr
         chain.wait_for_topics()
         Admin(Settings(kafka_bootstrap_servers=chain.address)).alter(f"{chain.prefix}.raw", {"max.message.bytes": "9"})
-        done = chain.run("setup", **bob)
+        done = chain.as_bob("setup")
         assert (done.returncode, b"max.message.bytes was 9" in done.stdout) == (0, True), done.stderr
     for user in ("mailspan-producer", "mailspan-syslog"):
-        with chain.rights_of(user) as bob:
-            done = chain.run("produce", "stdin", given=LOG, **bob)
+        with chain.rights_of(user):
+            done = chain.as_bob("produce", "stdin", given=LOG)
             assert done.returncode == 0, done.stderr
-    with chain.rights_of("mailspan-reducer") as bob, chain.stage("reduce", **bob):
+    with chain.rights_of("mailspan-reducer"), chain.stage("reduce", **chain.bob):
         chain.wait_until_reduced()
     chain.send([(b"poison", b"no document")])
-    with chain.rights_of("mailspan-sink") as bob, chain.sink(**bob):
+    with chain.rights_of("mailspan-sink"), chain.sink(**chain.bob):
         chain.wait_until_settled()
         wait_until(lambda: chain.dead_letters() == 1)
     found = chain.run("search", "4D00000001", "--store", chain.node.url)
     assert b"bob@example.com" in found.stdout, found.stderr
-    assert chain.run("produce", "stdin", given=LOG, **chain.bob).returncode == 3  # nothing is left of all the rights
+    assert chain.as_bob("produce", "stdin", given=LOG).returncode == 3  # nothing is left of all the rights
