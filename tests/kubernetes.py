@@ -38,6 +38,11 @@ _TEMPLATES = {
     "Job": ("spec", "template"),
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
 }
+_SELECTORS = {
+    "PodDisruptionBudget": ("selector", "matchLabels"),
+    "NetworkPolicy": ("podSelector", "matchLabels"),
+    "Service": ("selector",),
+}
 _SERVING = frozenset({"Deployment", "StatefulSet", "DaemonSet"})
 _ROOT_ALLOWED = ("DaemonSet", "mailspan-producer", "mailspan-producer")
 _TAG = re.compile(r"\S+(?::v?\d+\.\d+\.\d+|@sha256:[0-9a-f]{64})")
@@ -109,10 +114,10 @@ def faults(found: list[Object]) -> list[str]:
         where = f"{each['kind']} {each['metadata']['name']}"
         if each["kind"] in _TEMPLATES:
             rows += [f"{where}: {fault}" for fault in _workload_faults(each, found)]
-        if each["kind"] == "PodDisruptionBudget":
-            wanted = each["spec"]["selector"]["matchLabels"]
-            if not any(wanted.items() <= _labels(other).items() for other in found if other["kind"] in _TEMPLATES):
-                rows.append(f"{where}: matches no pod")
+            if not any(_selects(other, each) and "egress" in other["spec"] for other in found):
+                rows.append(f"{where}: no policy lets it reach anything")
+        if each["kind"] in _SELECTORS and not any(_selects(each, other) for other in found):
+            rows.append(f"{where}: matches no pod")
         if each["kind"] == "Elasticsearch":
             rows += [f"{where}: {fault}" for fault in _mapping_faults(each)]
         if each["kind"] == "ScaledObject":
@@ -148,6 +153,17 @@ def _sign_in_faults(trigger: Object, others: list[Object]) -> Iterator[str]:
 
 def _is(found: Object, kind: str, name: str | None) -> bool:
     return bool(found["kind"] == kind and found["metadata"]["name"] == name)
+
+
+def _selects(found: Object, workload: Object) -> bool:
+    """Whether a budget, policy or service is about the pods of a workload."""
+    if found["kind"] not in _SELECTORS or workload["kind"] not in _TEMPLATES:
+        return False
+    wanted = found["spec"]
+    for step in _SELECTORS[found["kind"]]:
+        wanted = wanted[step]
+    is_near = found["metadata"]["namespace"] == workload["metadata"]["namespace"]
+    return bool(is_near and wanted.items() <= _labels(workload).items())
 
 
 def _labels(found: Object) -> dict[str, str]:

@@ -112,6 +112,13 @@ PLANTED: dict[str, tuple[Callable[[list[Object]], object], str]] = {
     "budget": (
         lambda found: named(found, "PodDisruptionBudget", "mailspan-sink")["spec"]["selector"]["matchLabels"].update(
             a="b"), "matches no pod"),
+    "policy": (
+        lambda found: named(found, "NetworkPolicy", "mailspan-retention")["spec"]["podSelector"]["matchLabels"].update(
+            a="b"), "NetworkPolicy mailspan-retention: matches no pod"),
+    "no policy": (
+        lambda found: found.remove(named(found, "NetworkPolicy", "mailspan-syslog")), "no policy lets it reach anything"),
+    "service": (
+        lambda found: named(found, "Service", "mailspan-syslog")["spec"]["selector"].update(a="b"), "matches no pod"),
     "a trigger's key": (lambda found: _trigger(found).update(lagTreshold="1"), "no such key of a trigger"),
     "a user in a trigger": (lambda found: _trigger(found).update(username="mailspan-keda"), "no such key of a trigger"),
     "no user": (
