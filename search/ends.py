@@ -62,7 +62,7 @@ class Ends:
         self._ends: dict[str, tuple[End, ...]] = {}
         self._by_name: dict[str, dict[str, list[End]]] = {}
         for node in self._last_first(nodes):
-            self._ends[node.id] = tuple(self._ends_of(node))
+            self._ends[node.id] = _once_each(self._ends_of(node))
 
     def of(self, node: Node) -> tuple[End, ...]:
         """Return how it ended for each recipient that a transaction had."""
@@ -121,17 +121,18 @@ class Ends:
         names = {name for attempt in attempts for name in _names(attempt)}
         # An address that was replaced there without a word is one of those that nobody else is.
         others = [end for end in self._ends.get(target.id, ()) if not names & _names_of(end)]
+        worst_of_others = max(others, key=_badness, default=None)
         for attempt in attempts:
             name = _name(attempt)
             mine = {id(end): end for each in sorted(_names(attempt)) for end in by_name.get(each, ())}
             if mine:
                 for end in mine.values():
                     yield replace(end, recipient=name, weak=end.weak or edge.weak)
-            elif not others:
+            elif worst_of_others is None:
                 outcome = "queued" if target.document.get("state") == "open" else "unknown"
                 yield End(name, str(attempt.recipient), outcome, target, None, edge.weak)
             elif len(lost) > 1:
-                yield replace(max(others, key=_badness), recipient=name, weak=True)
+                yield replace(worst_of_others, recipient=name, weak=True)
         if len(lost) <= 1:  # who was added there came of the one who is not named there, or who is alone
             origin = lost[0] if lost else attempts[0] if len(attempts) == 1 else None
             for end in others:
@@ -147,6 +148,17 @@ class Ends:
                     found[name].append(end)
             self._by_name[node.id] = found = dict(found)
         return found
+
+
+def _once_each(ends: Iterable[End]) -> tuple[End, ...]:
+    """Return each end once: several ways may lead to it, and with each hop there would be twice as many."""
+    found: dict[tuple[str, str, str, int], End] = {}
+    for end in ends:
+        key = end.recipient, end.final_recipient, end.node.id, id(end.attempt)
+        known = found.get(key)
+        if known is None or known.weak:
+            found[key] = end
+    return tuple(found.values())
 
 
 def worst(ends: Iterable[End]) -> str | None:

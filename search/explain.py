@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from search.reasons import OTHER, reason_of
 from search.select import QUEUE_LIFETIME_MS
 from search.times import milliseconds
+from sink.records import EMPTY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,6 +25,10 @@ FAILURES = frozenset({"deferred", "bounced", "expired", "rejected"})
 _GOOD = frozenset({"delivered", "relayed", "expanded"})
 _NO_ATTEMPT = frozenset({"queued", "held", "rejected", "expired", "unknown", "aborted"})
 _EXAMPLES = 3
+_NOT_SAID: dict[str, Any] = {
+    **dict.fromkeys(("recipient", "original_recipient", "relay", "dsn", "code", "status")), "outcome": "unknown",
+}  # fmt: skip
+"""What an attempt is where its writer did not know a field."""
 
 NOTES = {
     "head missing": "the beginning is not in the logs that were read, nor perhaps who handed it in or what was tried",
@@ -132,8 +137,9 @@ def explain(pages: Sequence[Document], *, now_ms: int) -> Explanation:
 
     `now_ms` is milliseconds since 1970 UTC.
     """
+    pages = [{**EMPTY, **page} for page in pages]
     document = pages[0]
-    stories = tuple(_stories(document, [attempt for page in pages for attempt in page["to"]]))
+    stories = tuple(_stories(document, [{**_NOT_SAID, **attempt} for page in pages for attempt in page["to"]]))
     links = {tuple(sorted(each.items())): each for page in pages for each in page["links"]}
     return Explanation(
         id=document["id"],
@@ -185,7 +191,7 @@ def _stories(document: Document, attempts: Iterable[dict[str, Any]]) -> Iterable
             original_recipient=last["original_recipient"],
             outcome=last["outcome"],
             relay=last["relay"],
-            status=last["status"],
+            status=last["status"] or "",
             date=last["date"],
             seconds=max(0.0, (milliseconds(last["date"]) - start) / 1000),
             attempts=sum(row["outcome"] not in _NO_ATTEMPT for row in rows),
@@ -214,7 +220,7 @@ def _failures(rows: Iterable[dict[str, Any]]) -> Iterable[Failure]:
             means=reason.means,
             dsn=last["dsn"],
             code=last["code"],
-            status=last["status"],
+            status=last["status"] or "",
             first=first["date"],
             last=last["date"],
         )

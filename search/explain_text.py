@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from mailspan.deliveries import FIRST_ATTEMPTS, LAST_ATTEMPTS
 from mailspan.terminal import sanitise
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _lines(found: Explanation, zone: tzinfo | None) -> Iterator[str]:
         for story in found.recipients:
             yield f"  {_name(story)}: {_story(found, story)}"
             # That time is up are no words of a server.
-            for failure in [each for each in story.failures if each.outcome != "expired"][-1:]:
+            for failure in [each for each in story.failures if each.outcome != "expired" and each.status][-1:]:
                 yield f"    last words: {_cut(failure.status)}"
     else:
         yield f"  {len(found.recipients)} recipients:"
@@ -125,6 +126,8 @@ def _story(found: Explanation, story: Story) -> str:
         said.append(_end(story, found))
     if len(found.recipients) == 1 and story.attempts < found.attempt_count:
         said.append(f"of {found.attempt_count} attempts the record keeps {story.attempts}")
+    elif _may_have_more(story, found):
+        said.append(f"the record keeps the first {FIRST_ATTEMPTS} attempts and the last {LAST_ATTEMPTS}")
     return "; ".join(said)
 
 
@@ -136,9 +139,15 @@ def _end(story: Story, found: Explanation) -> str:
         words += f" after {_duration(story.seconds)}"
         if len(found.recipients) == 1 and found.attempt_count > 1:
             words += f" on the {_ordinal(found.attempt_count)} attempt"
-        elif story.attempts > 1:
+        elif story.attempts > 1 and not _may_have_more(story, found):
             words += f" on the {_ordinal(story.attempts)} attempt"
     return words
+
+
+def _may_have_more(story: Story, found: Explanation) -> bool:
+    """Whether one of several recipients may have had more attempts than are kept: only all together are counted."""
+    kept = sum(each.attempts for each in found.recipients)
+    return story.attempts >= FIRST_ATTEMPTS + LAST_ATTEMPTS and kept < found.attempt_count
 
 
 def _failure(failure: Failure) -> str:

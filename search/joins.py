@@ -82,7 +82,7 @@ class Joins:
         self._fed: set[str] = set()
         self.doubtful: list[tuple[Node, Node]] = []
         """What nothing but a queue ID says, and more than one has that: what is found near them may decide."""
-        self._parents: dict[str, list[Node]] = defaultdict(list)
+        self._children: dict[str, list[str]] = defaultdict(list)
         self._learn()
         for node in self._nodes:
             self._join_replies(node)
@@ -255,10 +255,11 @@ class Joins:
                 if node.message_id is None or node.id in self._fed or node.document.get("kind") != "transaction":
                     continue
                 edges = [
-                    edge
-                    for edge in self._candidates(node, ways)
-                    if (edge.source.order > node.order) == seems_older and not self._comes_of(edge.source, node)
+                    edge for edge in self._candidates(node, ways) if (edge.source.order > node.order) == seems_older
                 ]
+                if edges:
+                    came = self._came_of(node)
+                    edges = [edge for edge in edges if edge.source.id not in came]
                 if edges:
                     self._add(min(edges, key=lambda edge: (-len(edge.evidence), edge.via is not None, _distance(edge))))
 
@@ -293,25 +294,23 @@ class Joins:
                 if node.date_ms - way.date_ms <= SUBMITTED_MS:
                     yield Edge(source, node, "next", ("message id", "same host"), weak=True, ways=(way.way,))
 
-    def _comes_of(self, node: Node, ancestor: Node) -> bool:
-        """Whether `ancestor` is among those that the node came of."""
+    def _came_of(self, node: Node) -> set[str]:
+        """Return what is known to have come of a node, and itself: mostly little, while its source is not known."""
         seen: set[str] = set()
-        waiting = [node]
+        waiting = [node.id]
         while waiting:
             one = waiting.pop()
-            if one is ancestor:
-                return True
-            if one.id not in seen:
-                seen.add(one.id)
-                waiting += self._parents.get(one.id, ())
-        return False
+            if one not in seen:
+                seen.add(one)
+                waiting += self._children.get(one, ())
+        return seen
 
     def _add(self, edge: Edge) -> None:
         key = (edge.source.id, edge.target.id)
         known = self._edges.get(key)
         if known is None:
             self._edges[key] = edge
-            self._parents[edge.target.id].append(edge.source)
+            self._children[edge.source.id].append(edge.target.id)
         else:
             known.kind = min(known.kind, edge.kind, key=_PREFERENCE.index)
             known.evidence = tuple(dict.fromkeys((*known.evidence, *edge.evidence)))

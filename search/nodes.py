@@ -145,7 +145,7 @@ def _node(mail: str, pages: list[Document]) -> Node:
     return Node(
         id=mail,
         host=first["host"],
-        queue_id=first["queue_id"],
+        queue_id=first.get("queue_id"),
         date_ms=milliseconds(first["date"]),
         updated_ms=max(milliseconds(first["updated"]), milliseconds(first["date"])),
         message_id=bare or None,
@@ -166,7 +166,7 @@ def _attempt(row: Mapping[str, Any], document: Document) -> Attempt:
     return Attempt(
         recipient=row.get("recipient"),
         original=row.get("original_recipient"),
-        outcome=row["outcome"],
+        outcome=row.get("outcome") or "unknown",
         relay=row.get("relay"),
         relay_ip=row.get("relay_ip"),
         next_queue_id=row.get("next_queue_id"),

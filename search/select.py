@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 from search.query import QUEUE_LIFETIME_DAYS, network_of
+from sink.fragments import mail_of
 from sink.store import Selection, Term
 from sink.terms import (
     address_value,
@@ -24,7 +25,10 @@ from sink.terms import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from search.query import Query
+    from sink.store import Document
 
 QUEUE_LIFETIME_MS = QUEUE_LIFETIME_DAYS * 86_400_000
 
@@ -69,6 +73,18 @@ def select(query: Query) -> Selection:
         updated_until_ms=query.now_ms - QUEUE_LIFETIME_MS if query.state == "incomplete" else None,
         subject=query.subject,
     )
+
+
+def meant(documents: Sequence[Document], text: str) -> Sequence[Document]:
+    """Return what was asked for by the very id of a document, else by the very queue ID, else all that was found.
+
+    Terms are folded, and the id of a document finds all that have its queue ID: here case and the rest of it matter.
+    """
+    asked = text.strip()
+    key = _QUEUE_KEY.fullmatch(asked)
+    queue_id = asked if key is None else key[2]
+    exact = [each for each in documents if mail_of(each["id"]) == asked]
+    return exact or [each for each in documents if each.get("queue_id") == queue_id] or documents
 
 
 def _recipient_groups(query: Query) -> list[Group]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from search.ends import End, Ends, json_of, worst
@@ -59,16 +60,24 @@ class Trace:
 
     @property
     def children(self) -> dict[str, list[Edge]]:
-        """The edges of the tree by their sources: of several that lead to one node, the first that is no notice."""
-        parent: dict[str, Edge] = {}
-        for edge in self.edges:
-            known = parent.get(edge.target.id)
-            if known is None or (known.kind in NOTICE_KINDS and edge.kind not in NOTICE_KINDS):
-                parent[edge.target.id] = edge
+        """The edges of the tree by their sources: of several that lead to one node, the first that is no notice.
+
+        They are taken from the roots on: where edges run in a circle, each node is in the tree once all the same.
+        """
+        onward: dict[str, list[tuple[bool, int]]] = defaultdict(list)
+        for number, edge in enumerate(self.edges):
+            onward[edge.source.id].append((edge.kind in NOTICE_KINDS, number))
         found: dict[str, list[Edge]] = defaultdict(list)
-        for edge in self.edges:
-            if parent[edge.target.id] is edge:
+        reached = {root.id for root in self.roots}
+        waiting = [each for root in self.roots for each in onward[root.id]]
+        heapify(waiting)
+        while waiting:
+            edge = self.edges[heappop(waiting)[1]]
+            if edge.target.id not in reached:
+                reached.add(edge.target.id)
                 found[edge.source.id].append(edge)
+                for each in onward[edge.target.id]:
+                    heappush(waiting, each)
         for edges in found.values():
             edges.sort(key=lambda edge: edge.target.order)
         return found
@@ -81,7 +90,7 @@ class Trace:
     @property
     def outcome(self) -> str:
         """The worst of the final outcomes; where nobody was a recipient, that of the first transaction."""
-        return worst(self.final_outcomes) or str(self.nodes[0].document["outcome"])
+        return worst(self.final_outcomes) or str(self.nodes[0].document.get("outcome") or "unknown")
 
     @property
     def notices(self) -> list[tuple[Edge, End]]:

@@ -63,7 +63,7 @@ def matches_text(traces: Sequence[Trace], page: Page) -> str:
         ends = trace.final_outcomes
         people = _safe(ends[0].recipient) if ends else "-"
         more = f" and {len(ends) - 1} more" if len(ends) > 1 else ""
-        text = f"{_date(first.date_ms, page)}  {_name(first)}  {_sender(first)} to {people}{more}: {trace.outcome}"
+        text = f"{_date(first.date_ms, page)}  {_safe(first.id)}  {_sender(first)} to {people}{more}: {trace.outcome}"
         lines.append(_Line("", text))
     return "".join(f"{_fitted(line, page)}\n" for line in lines)
 
@@ -159,7 +159,7 @@ def _attempts(node: Node, page: Page) -> Iterator[_Line]:
         key = attempt.recipient, attempt.original
         last[key] = (last[key][0] + 1 if key in last else 1, attempt)
     if not last:
-        yield _outcome_line(str(node.document["outcome"]), "")
+        yield _outcome_line(str(node.document.get("outcome") or "unknown"), "")
         return
     if len(last) > MOST_SHOWN and not page.verbose:
         for outcome, count in sorted(Counter(attempt.outcome for _, attempt in last.values()).items()):

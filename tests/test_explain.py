@@ -57,6 +57,26 @@ def test_what_is_not_kept_is_said() -> None:
     assert "on the 40th attempt; of 40 attempts the record keeps 2" in words(found)
 
 
+def test_one_of_several_recipients_may_have_had_more_attempts() -> None:
+    to = [*(failed(n, "x@example.com") for n in range(9)), sent(50, "x@example.com"), sent(1, "y@example.com")]
+    whole = words(document(queue_id="4A1", to=to, attempt_count=11, state="closed"))
+    assert "after 50 min on the 10th attempt" in whole
+    cut = words(document(queue_id="4A1", to=to, attempt_count=61, state="closed"))
+    assert "10th" not in cut
+    assert "after 50 min; the record keeps the first 2 attempts and the last 8" in cut
+
+
+def test_fields_that_the_writer_did_not_know_are_as_if_empty() -> None:
+    """The sink takes such documents."""
+    wanted = ("id", "host", "mta", "date", "updated", "to", "version")
+    bare = {name: document(queue_id="4A1")[name] for name in wanted}
+    to = [{"recipient": "a@example.com", "date": stamp(FIRST), "status": None}]
+    assert "a@example.com: the log does not say how it ended" in words({**bare, "to": to})
+    text = words({**bare, "to": [{**to[0], "outcome": "deferred"}]})
+    assert "a@example.com: deferred" in text
+    assert "last words" not in text
+
+
 def test_many_recipients_are_summed_up() -> None:
     to = [sent(1, f"user{n}@example.com") for n in range(9_998)] + [
         failed(1, "x@example.com"),
@@ -126,6 +146,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
             document(queue_id="4A1", id="mx1/4A1", host="mx1", to=[sent(1)], msgid="m@example.com"),
             document(queue_id="4A1", id="mx2/4A1", host="mx2", to=[failed(1)], msgid="m@example.com"),
             document(queue_id="4a1", id="mx3/4a1", host="mx3", to=[sent(2)], msgid="n@example.com"),
+            document(queue_id="5B2", id=f"mx4/5B2/{FIRST}", host="mx4", to=[sent(2)]),
+            document(queue_id="5B2", id=f"mx4/5B2/{FIRST + 1}", host="mx4", to=[sent(2)]),
+            document(queue_id="5b2", id=f"mx4/5b2/{FIRST}", host="mx4", to=[sent(2)]),
         ])  # fmt: skip
     return f"sqlite:///{path}"
 
@@ -133,6 +156,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize(
     ("asked", "status", "hosts"),
     [
+        (f"mx4/5B2/{FIRST}", 0, ["mx4"]),
+        ("mx4/5B2", 0, ["mx4", "mx4"]),
+        ("mx4/5b2", 0, ["mx4"]),
         ("mx1/4A1", 0, ["mx1"]),
         ("4a1", 0, ["mx3"]),  # case matters where it tells mails apart
         ("4A1", 0, ["mx1", "mx2"]),

@@ -19,7 +19,7 @@ from search.walk import MOST_QUERIES, TERMS_AT_ONCE
 from sink.sqlite import open_for_writing
 from sink.sqlite_reader import SqliteReader
 from tests.search_documents import FIRST, document, stamp
-from tests.trace_cases import CASES, FANNED, ROUNDS, all_of_them, from_client, given, hop, kept
+from tests.trace_cases import BOB, CASES, FANNED, ROUNDS, all_of_them, from_client, given, hop, kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -170,6 +170,75 @@ def test_a_loop_without_message_ids_is_bounded(tmp_path: Path) -> None:
     assert len(trace.nodes) > MOST_QUERIES / 2
     assert trace.limits == (f"more than {MOST_QUERIES} queries: what is further away is missing here",)
     assert "not complete: more than" in trace_text(trace, Page())
+
+
+def test_a_circle_is_drawn_once(store: Path) -> None:
+    with counting(store) as reader:
+        drawn = trace_text(check_case(reader, "circle"), Page(zone=UTC))
+    assert [line.split()[-1] for line in drawn.split("final outcome")[0].splitlines() if "08:00:00  " in line] == [
+        "mx1/C0",
+        "mx1/C1",
+        "mx1/C2",
+    ]
+
+
+def test_ways_that_part_and_meet_again_do_not_multiply_the_ends(tmp_path: Path) -> None:
+    """Two entries for one mailbox on each of 40 hops: counted anew at each, these were 2**40 ends."""
+    documents = [
+        hop(
+            f"h{n}", f"D{n}", n,
+            [given(BOB, f"h{n + 1}.example.com", f"D{n + 1}", n + 1, original_recipient=name) for name in "ab"],
+            msgid="d@example.com",
+        )
+        for n in range(40)
+    ]  # fmt: skip
+    documents.append(hop("h40", "D40", 40, [kept(BOB, 41)], msgid="d@example.com"))
+    path = tmp_path / "mail.db"
+    with open_for_writing(path) as writer:
+        writer.write(documents)
+    with counting(path) as reader:
+        (trace,) = asked(reader, "D0")
+    assert [(end.recipient, end.outcome) for end in trace.final_outcomes] == [("a", "delivered"), ("b", "delivered")]
+
+
+def test_long_hostile_traces_cost_no_square(tmp_path: Path) -> None:
+    """A loop without queue ids in its replies, and a hop that gave all recipients other addresses: both took minutes."""
+    turns = 3000
+    loop = [
+        hop(
+            f"mx{n % 2}", f"W{n}", n / 2, [given(BOB, f"mx{(n + 1) % 2}.example.com", None, (n + 1) / 2)],
+            msgid="w@example.com", **from_client(f"mx{(n + 1) % 2}.example.com", "192.0.2.9"),
+        )
+        for n in range(turns)
+    ]  # fmt: skip
+    names = [
+        hop("mx1", "R1", 0, [given(f"q{n}@example.net", "t", "R2", 1) for n in range(FANNED)], msgid="r@example.com"),
+        hop("t", "R2", 1, [kept(f"r{n}@example.net", 2) for n in range(FANNED)], msgid="r@example.com"),
+    ]
+    path = tmp_path / "mail.db"
+    with open_for_writing(path) as writer:
+        writer.write([*loop, *names])
+    with counting(path) as reader:
+        begin = time.process_time()
+        (trace,) = asked(reader, "W7")
+        assert (len(trace.nodes), len(trace.edges)) == (turns, turns - 1)
+        (trace,) = asked(reader, "R1")
+        assert len(trace.final_outcomes) == FANNED
+        assert time.process_time() - begin < 12
+
+
+def test_fields_that_the_writer_did_not_know_are_as_if_empty(tmp_path: Path) -> None:
+    """The sink takes such documents."""
+    wanted = ("id", "host", "mta", "date", "updated", "to", "version")
+    bare = {name: hop("mx1", "OLD1", 0, [])[name] for name in wanted}
+    bare["to"] = [{"recipient": BOB, "date": stamp(FIRST), "status": None}]
+    path = tmp_path / "mail.db"
+    with open_for_writing(path) as writer:
+        writer.write([])
+    with counting(path) as reader:
+        (trace,) = traces_of(reader, [orjson.dumps(bare)], NOBODY)
+    assert trace.outcome == json_trace(trace)["outcome"] == "unknown"
+    assert BOB in trace_text(trace, Page())
 
 
 def test_a_message_id_that_everybody_uses_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

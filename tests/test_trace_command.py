@@ -9,6 +9,7 @@ import pytest
 
 from sink.sqlite import open_for_writing
 from tests.running import mailspan_here
+from tests.search_documents import FIRST
 from tests.trace_cases import CASES, hop, kept
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open_for_writing(path) as writer:
         for name in ("message_id_twice", "missing_middle", "queue_id_on_three_hosts", "told_name"):
             writer.write(CASES[name].documents)
+        writer.write([hop("mx7", "5B2", n, [kept("bob@example.net", n)], id=f"mx7/5B2/{FIRST + n}") for n in (0, 1)])
         writer.write([hop(f"mx{n}", name, 0, [kept("bob@example.net", 1)]) for n, name in ((5, "4jXyB"), (6, "4jXyb"))])
     return path
 
@@ -79,6 +81,17 @@ def test_case_matters_in_a_queue_id_where_it_can(capsys: pytest.CaptureFixture[s
     assert nodes(trace(capsys, store, "4jXyb", "--json").output) == [["mx6/4jXyb"]]
     assert nodes(trace(capsys, store, "mx5/4jXyB", "--json").output) == [["mx5/4jXyB"]]
     assert nodes(trace(capsys, store, "4JXYB", "--json", "--all").output) == [["mx5/4jXyB"], ["mx6/4jXyb"]]
+
+
+def test_what_is_listed_can_be_asked_for(capsys: pytest.CaptureFixture[str], store: Path) -> None:
+    """Where a host used a queue id twice, only the document's id tells the mails apart."""
+    listed = trace(capsys, store, "mx7/5B2").output.splitlines()
+    names = [line.split("  ")[1] for line in listed[1:]]
+    assert names == [f"mx7/5B2/{FIRST}", f"mx7/5B2/{FIRST + 1}"]
+    matches = [orjson.loads(line)["match"] for line in trace(capsys, store, "5B2", "--json").output.splitlines()]
+    assert matches == names
+    for name in names:
+        assert nodes(trace(capsys, store, name, "--json").output) == [[name]]
 
 
 def test_what_a_relay_is_can_be_told(capsys: pytest.CaptureFixture[str], store: Path) -> None:

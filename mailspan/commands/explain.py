@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import orjson
 
 from mailspan.commands.reading import open_reader, say_what_is_missing
-from mailspan.commands.search import write
+from mailspan.commands.search import add_store, write
 from mailspan.terminal import use_colours
 from search.explain import explain
 from search.explain_text import explain_text
 from search.output import Layout, json_line, mail_of, text_form
 from search.query import parse_query
-from search.select import select
+from search.select import meant, select
 
 if TYPE_CHECKING:
     import argparse
@@ -36,11 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("term", metavar="ID", help="a queue id, HOST/QUEUE_ID, the id of a document, or a message id")
     add("--json", action="store_true", help="print each explanation as one line of JSON (docs/explain.md)")
-    add(
-        "--store",
-        metavar="URL",
-        help="sqlite:///PATH, https://HOST:9200 (default: MAILSPAN_STORE, else your own file)",
-    )
+    add_store(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,19 +47,9 @@ def run(args: argparse.Namespace) -> int:
     query = parse_query({"term": args.term}, now=datetime.now(UTC), probes=True)
     with open_reader(args.store, args.settings) as reader:
         found = [orjson.loads(each) for each in reader.newest(select(query), _MOST_LISTED)]
-        mails = [list(pages) for _, pages in groupby(found, key=mail_of)]
-        mails = _meant(mails, args.term.strip())
+        mails = [list(pages) for _, pages in groupby(meant(found, args.term), key=mail_of)]
         status = write(_output(mails, query.now_ms, as_json=args.json), sys.stdout.buffer)
         return _INCOMPLETE if say_what_is_missing(reader) else status
-
-
-def _meant(mails: list[list[Document]], asked: str) -> list[list[Document]]:
-    """Return the mail with the very document id, else those with the very queue ID: case matters in it; else all."""
-    for names in (mail_of, lambda document: document["queue_id"]):
-        exact = [pages for pages in mails if names(pages[0]) == asked]
-        if exact:
-            return exact
-    return mails
 
 
 def _output(mails: list[list[Document]], now_ms: int, *, as_json: bool) -> Iterator[bytes]:

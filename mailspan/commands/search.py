@@ -87,7 +87,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="-d and -D look at the start only, not at all the time until the last update",
     )
     add("--probes", action="store_true", help="also address verification probes")
-    add(
+    add_store(parser)
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that says what is read."""
+    parser.add_argument(
         "--store",
         metavar="URL",
         help="sqlite:///PATH, https://HOST:9200 (default: MAILSPAN_STORE, else your own file)",

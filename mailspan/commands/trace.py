@@ -13,9 +13,9 @@ from mailspan.commands.reading import open_reader, say_what_is_missing
 from mailspan.commands.search import add_flags, query_of, write
 from mailspan.errors import UsageError
 from mailspan.terminal import use_colours
-from search.output import json_line
+from search.output import json_line, mail_of
 from search.query import FLAGS
-from search.select import select
+from search.select import meant, select
 from search.trace import json_trace, traces_of
 from search.trace_text import Page, json_match, matches_text, trace_text
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if all(getattr(args, name) is None for name in FLAGS):
         raise UsageError("which mail? give a queue id or message id, or flags as -f, -t and -d (see --help)")
     with open_reader(args.store, args.settings) as reader:
-        seeds = _exact(reader.newest(select(query), _MOST_SEEDS), args.term or args.queue_id)
+        seeds = _meant(reader.newest(select(query), _MOST_SEEDS), args.term or args.queue_id)
         gaps = tuple(reader.gaps)  # of the days that were asked for; a walk asks for some around them as well
         traces = traces_of(reader, seeds, args.settings.relay_hosts)
         if len(seeds) >= _MOST_SEEDS:
@@ -62,13 +62,12 @@ def run(args: argparse.Namespace) -> int:
         return _INCOMPLETE if say_what_is_missing(reader, gaps) else status
 
 
-def _exact(documents: Sequence[bytes], queue_id: str | None) -> Sequence[bytes]:
-    """Return those whose queue ID has the very letters that were asked for, where there are any: case matters in it."""
-    if queue_id is None:
-        return documents
-    asked = queue_id.strip().rpartition("/")[2]
-    exact = [each for each in documents if orjson.loads(each)["queue_id"] == asked]
-    return exact or documents
+def _meant(encoded: Sequence[bytes], asked: str | None) -> Sequence[bytes]:
+    if asked is None:
+        return encoded
+    documents = [orjson.loads(each) for each in encoded]
+    mails = {mail_of(each) for each in meant(documents, asked)}
+    return [each for each, document in zip(encoded, documents, strict=True) if mail_of(document) in mails]
 
 
 def _output(args: argparse.Namespace, traces: Sequence[Trace]) -> Iterator[bytes]:
