@@ -63,4 +63,4 @@ def _output(mails: list[list[Document]], now_ms: int, *, as_json: bool) -> Itera
         layout = Layout(now_ms=now_ms, colours=use_colours(sys.stdout, os.environ))
         for text in text_form((page for pages in mails for page in pages), layout):
             yield text.encode()
-        sys.stderr.write(f"{len(mails)} mails are meant; ask for one by HOST/QUEUE_ID\n")
+        sys.stderr.write(f"{len(mails)} mails are meant; ask for one by HOST/QUEUE_ID, or by its id (--json has it)\n")
