@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from search.nodes import HANDED_ON, is_loopback, is_message_id, is_same_host
@@ -223,20 +224,20 @@ class Joins:
 
     def _join_fragments(self) -> None:
         """Join late lines of a transaction with what was known of it before."""
+        begun: dict[tuple[str, str], list[Node]] = defaultdict(list)
+        late: dict[tuple[str, str], list[Node]] = defaultdict(list)
         for node in self._nodes:
-            if not node.document.get("fragment") or node.queue_id is None:
+            if node.queue_id is None:
                 continue
-            whole = [
-                other
-                for other in self._by_queue_id[node.queue_id]
-                if other is not node
-                and other.host == node.host
-                and other.order < node.order
-                and _is_in_time(other, node)
-            ]
-            if whole:
-                begun = [other for other in whole if not other.document.get("fragment")]
-                self._add(Edge(begun[-1] if begun else whole[0], node, "fragment", ("queue id", "same host")))
+            key = node.queue_id, node.host
+            if not node.document.get("fragment"):
+                begun[key].append(node)
+                continue
+            known = chain(reversed(begun[key]), late[key])
+            whole = next((other for other in known if _is_in_time(other, node)), None)
+            if whole is not None:
+                self._add(Edge(whole, node, "fragment", ("queue id", "same host")))
+            late[key].append(node)
 
     def _join_by_message_id(self) -> None:
         """Join what no queue ID joins: the replies of some relays name none, and some hops have no log."""

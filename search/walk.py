@@ -4,8 +4,8 @@ Pure but for the reader that it is given. A level asks for everything that its t
 for before: their own queue IDs (other pages, late fragments), the queue IDs in their links, whoever names them in a
 link, and their message ids. Many ids stand in one query: a fan-out to thousands needs some dozens of queries, a loop
 at most one for each round. Then the nodes are joined anew (search.joins), and those that came to belong to the mail
-are the next level. No walk makes more than MOST_QUERIES queries or finds more than about MOST_TRANSACTIONS; what ends
-it before its end is said in `limits`.
+are the next level. No walk makes more than MOST_QUERIES queries, finds more than about MOST_TRANSACTIONS, or joins more
+than about MOST_JOINED; what ends it before its end is said in `limits`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ MOST_QUERIES = 256
 MOST_TRANSACTIONS = 25_000
 MOST_OF_MESSAGE_IDS = 12_000
 """Senders of much spam use one message id for all of it: one that more transactions have says nothing."""
+MOST_JOINED = 400_000
+"""So many nodes are joined anew over all levels: a long loop beside a large fan-out would take minutes."""
 TERMS_AT_ONCE = 1000
 
 
@@ -64,12 +66,17 @@ class _Walk:
         visited: set[str] = set()
         joins = Joins(self._nodes.values(), self._hosts)
         reached = set(seeds)
+        joined = 0
         while level := [self._nodes[each] for each in sorted(reached - visited)]:
             visited |= reached
             may_go_on = self._ask_for(level)
             if self._is_changed:
                 self._is_changed = False
                 joins = Joins(self._nodes.values(), self._hosts)
+                joined += len(self._nodes)
+            if joined > MOST_JOINED:
+                self._limits["a long way with very many transactions: what is further away is missing here"] = None
+                may_go_on = False
             if not may_go_on:
                 break
             reached = _near(seeds, joins)

@@ -18,7 +18,7 @@ from search.trace_text import Page, trace_text
 from search.walk import MOST_QUERIES, TERMS_AT_ONCE
 from sink.sqlite import open_for_writing
 from sink.sqlite_reader import SqliteReader
-from tests.search_documents import FIRST, document, stamp
+from tests.search_documents import FIRST, Document, document, stamp
 from tests.trace_cases import BOB, CASES, FANNED, ROUNDS, all_of_them, from_client, given, hop, kept
 
 if TYPE_CHECKING:
@@ -69,6 +69,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open_for_writing(path) as writer:
         documents = all_of_them()
         assert writer.write(documents).indexed == len(documents)
+    return path
+
+
+def written(folder: Path, documents: Sequence[Document]) -> Path:
+    """Return a store of these documents."""
+    path = folder / "mail.db"
+    with open_for_writing(path) as writer:
+        writer.write(documents)
     return path
 
 
@@ -161,9 +169,7 @@ def test_a_loop_without_message_ids_is_bounded(tmp_path: Path) -> None:
         hop("osm", f"{n:08x}", n, [given("bob@example.net", "osm.example.com", f"{n + 1:08x}", n + 1)])
         for n in range(rounds)
     ]
-    path = tmp_path / "mail.db"
-    with open_for_writing(path) as writer:
-        writer.write(documents)
+    path = written(tmp_path, documents)
     with counting(path) as reader:
         (trace,) = asked(reader, "00000000")
         assert reader.questions <= MOST_QUERIES + 2
@@ -193,9 +199,7 @@ def test_ways_that_part_and_meet_again_do_not_multiply_the_ends(tmp_path: Path) 
         for n in range(40)
     ]  # fmt: skip
     documents.append(hop("h40", "D40", 40, [kept(BOB, 41)], msgid="d@example.com"))
-    path = tmp_path / "mail.db"
-    with open_for_writing(path) as writer:
-        writer.write(documents)
+    path = written(tmp_path, documents)
     with counting(path) as reader:
         (trace,) = asked(reader, "D0")
     assert [(end.recipient, end.outcome) for end in trace.final_outcomes] == [("a", "delivered"), ("b", "delivered")]
@@ -215,9 +219,7 @@ def test_long_hostile_traces_cost_no_square(tmp_path: Path) -> None:
         hop("mx1", "R1", 0, [given(f"q{n}@example.net", "t", "R2", 1) for n in range(FANNED)], msgid="r@example.com"),
         hop("t", "R2", 1, [kept(f"r{n}@example.net", 2) for n in range(FANNED)], msgid="r@example.com"),
     ]
-    path = tmp_path / "mail.db"
-    with open_for_writing(path) as writer:
-        writer.write([*loop, *names])
+    path = written(tmp_path, [*loop, *names])
     with counting(path) as reader:
         begin = time.process_time()
         (trace,) = asked(reader, "W7")
@@ -232,13 +234,23 @@ def test_fields_that_the_writer_did_not_know_are_as_if_empty(tmp_path: Path) -> 
     wanted = ("id", "host", "mta", "date", "updated", "to", "version")
     bare = {name: hop("mx1", "OLD1", 0, [])[name] for name in wanted}
     bare["to"] = [{"recipient": BOB, "date": stamp(FIRST), "status": None}]
-    path = tmp_path / "mail.db"
-    with open_for_writing(path) as writer:
-        writer.write([])
+    path = written(tmp_path, [])
     with counting(path) as reader:
         (trace,) = traces_of(reader, [orjson.dumps(bare)], NOBODY)
     assert trace.outcome == json_trace(trace)["outcome"] == "unknown"
     assert BOB in trace_text(trace, Page())
+
+
+def test_a_long_way_beside_a_large_fan_out_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.walk.MOST_JOINED", 1000)
+    documents = [
+        hop("osm", f"{n:08x}", n, [given(BOB, "osm.example.com", f"{n + 1:08x}", n + 1)]) for n in range(MOST_QUERIES)
+    ]
+    path = written(tmp_path, documents)
+    with counting(path) as reader:
+        (trace,) = asked(reader, "00000000")
+    assert trace.limits == ("a long way with very many transactions: what is further away is missing here",)
+    assert 40 < len(trace.nodes) < 60  # 1 + 2 + ... of them is 1000
 
 
 def test_a_message_id_that_everybody_uses_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,9 +260,7 @@ def test_a_message_id_that_everybody_uses_is_not_followed(tmp_path: Path, monkey
         hop("mx1", "SPAM1", 0, [given("bob@example.net", "mx2.example.com", "SPAM2", 1)], msgid="spam@example.com"),
         hop("mx2", "SPAM2", 1, [kept("bob@example.net", 2)], msgid="spam@example.com"),
     ]
-    path = tmp_path / "mail.db"
-    with open_for_writing(path) as writer:
-        writer.write([*spam, *mine])
+    path = written(tmp_path, [*spam, *mine])
     with counting(path) as reader:
         (trace,) = asked(reader, "SPAM2")
     assert [node.id for node in trace.nodes] == ["mx1/SPAM1", "mx2/SPAM2"]
@@ -313,9 +323,7 @@ def test_hostile_text_is_shown_as_escapes(tmp_path: Path) -> None:
         f"mx1{evil}", f"E1{evil}", 0, [given(evil, evil, evil, 1, "relayed", status=evil, original_recipient=evil)],
         msgid=evil, **from_client(evil, evil), **{"from": evil},
     )  # fmt: skip
-    path = tmp_path / "mail.db"
-    with open_for_writing(path) as writer:
-        writer.write([one])
+    path = written(tmp_path, [one])
     with counting(path) as reader:
         (trace,) = asked(reader, evil)
         for page in (Page(verbose=True), Page(width=50, colours=False)):
@@ -338,9 +346,9 @@ def test_a_queue_id_of_other_letters_case_is_another(tmp_path: Path) -> None:
 
 
 def test_a_rejection_is_a_trace_of_its_own(tmp_path: Path) -> None:
-    path = tmp_path / "mail.db"
-    with open_for_writing(path) as writer:
-        writer.write([document(id="mx1~1", queue_id=None, kind="rejection", outcome="rejected", date=stamp(FIRST))])
+    path = written(
+        tmp_path, [document(id="mx1~1", queue_id=None, kind="rejection", outcome="rejected", date=stamp(FIRST))]
+    )
     with counting(path) as reader:
         (trace,) = asked(reader, "NOQUEUE")
         assert trace.outcome == "rejected"
