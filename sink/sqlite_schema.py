@@ -169,6 +169,8 @@ def failures(path: Path, doing: str) -> Iterator[None]:
     except sqlite3.Error as error:
         said = str(error)
         advice = next((advice for part, advice in _ADVICE if part in said.lower()), said)
+        if path.is_dir():  # which SQLite calls what comes to it: an open that failed, or a disk that did
+            advice = "it is a folder; name a file with --store"
         raise StoreError(f"cannot {doing} the database {path}: {advice}") from error
     except OSError as error:
         raise StoreError(f"cannot {doing} the database {path}: {error.strerror or error}") from error

@@ -277,7 +277,7 @@ BAD_STORES: dict[str, tuple[Callable[[Bench], Path], str]] = {
     "binary": (lambda bench: bench.write("store.db", bytes(range(256)) * 40), "it is not an SQLite database"),
     "newer": (newer, "was made by a newer mailspan"),
     "foreign": (of_another_program, "belongs to another program"),
-    "folder": (lambda bench: bench.folder, "it cannot be opened"),
+    "folder": (lambda bench: bench.folder, "it is a folder; name a file with --store"),
     "nowhere": (lambda _bench: Path("/proc/mailspan/store.db"), "cannot open the database"),
     "below a file": (lambda bench: bench.write("file", b"x") / "store.db", "cannot open the database"),
 }
