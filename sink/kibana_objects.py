@@ -268,18 +268,23 @@ PANELS: tuple[Panel, ...] = (
     ),
 )
 
+_FIRST_ROWS = (
+    Place("mails", 0, 0, 12, 7),
+    Place("waiting", 12, 0, 12, 7),
+    Place("failed", 24, 0, 12, 7),
+    Place("rejected", 36, 0, 12, 7),
+    Place("outcomes-over-time", 0, 7, 32, 14),
+    Place("rejections-over-time", 32, 7, 16, 14),
+)
+"""What stands on top of every dashboard of all mail."""
+
 DASHBOARDS: tuple[Dashboard, ...] = (
     Dashboard(
         "flow",
         "Mail flow",
         "How much mail there is, how it ended, where it came from and where it went.",
         (
-            Place("mails", 0, 0, 12, 7),
-            Place("waiting", 12, 0, 12, 7),
-            Place("failed", 24, 0, 12, 7),
-            Place("rejected", 36, 0, 12, 7),
-            Place("outcomes-over-time", 0, 7, 32, 14),
-            Place("rejections-over-time", 32, 7, 16, 14),
+            *_FIRST_ROWS,
             Place("hosts", 0, 21, 24, 16),
             Place("senders", 24, 21, 24, 16),
             Place("recipient-domains", 0, 37, 24, 16),
@@ -312,12 +317,7 @@ DASHBOARDS: tuple[Dashboard, ...] = (
         "One mail host",
         "The same for one mail server, chosen above the panels; for all of them while none is chosen.",
         (
-            Place("mails", 0, 0, 12, 7),
-            Place("waiting", 12, 0, 12, 7),
-            Place("failed", 24, 0, 12, 7),
-            Place("rejected", 36, 0, 12, 7),
-            Place("outcomes-over-time", 0, 7, 32, 14),
-            Place("rejections-over-time", 32, 7, 16, 14),
+            *_FIRST_ROWS,
             Place("senders", 0, 21, 16, 16),
             Place("relays", 16, 21, 16, 16),
             Place("clients", 32, 21, 16, 16),
