@@ -1,22 +1,18 @@
-"""What is wrong with rendered Kubernetes manifests: the schemas of custom resources, and our own rules.
+"""deploy/k8s as it is rendered, and what of it breaks our own rules.
 
-Nothing is run on a cluster. Core kinds are not checked against their schemas here. The custom resource definitions are
-other projects' files: MAILSPAN_CRDS names a folder of them.
+Nothing is run on a cluster. Schemas are asked in `tests.kubernetes_schemas`, network policies in `tests.kubernetes_flows`.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 from copy import deepcopy
 from dataclasses import fields
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
 from mailspan.__main__ import parse
@@ -30,7 +26,6 @@ if TYPE_CHECKING:
 Object = dict[str, Any]
 FOLDER = ROOT / "deploy" / "k8s"
 OVERLAYS = ("dev", "production", "external")
-CRDS = os.environ.get("MAILSPAN_CRDS", "")
 _TEMPLATES = {
     "Deployment": ("spec", "template"),
     "StatefulSet": ("spec", "template"),
@@ -248,46 +243,3 @@ def _program_faults(container: Object, others: list[Object]) -> Iterator[str]:
         parse([re.sub(r"\$\((\w+)\)", lambda match: values[match[1]], each) for each in container["args"]])
     except (UsageError, KeyError) as error:
         yield str(error)
-
-
-@cache
-def _schemas() -> dict[tuple[str, str], Draft202012Validator]:
-    found = {}
-    for file in sorted(Path(CRDS).glob("*.yaml")):
-        for each in YAML(typ="safe", pure=True).load_all(file):
-            for version in each["spec"]["versions"] if each and each["kind"] == "CustomResourceDefinition" else ():
-                schema = _strict(version.get("schema", {}).get("openAPIV3Schema", {}))
-                if version["served"] and "properties" in schema:
-                    schema["properties"] |= {"metadata": {"type": "object"}, "apiVersion": {}, "kind": {}}
-                    key = (f"{each['spec']['group']}/{version['name']}", each["spec"]["names"]["kind"])
-                    found[key] = Draft202012Validator(schema)
-    return found
-
-
-def _strict(schema: Any) -> Any:  # noqa: ANN401 - JSON
-    if isinstance(schema, list):
-        return [_strict(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    made = {key: _strict(value) for key, value in schema.items()}
-    is_closed = isinstance(made.get("properties"), dict) and "x-kubernetes-preserve-unknown-fields" not in made
-    if is_closed and ("type" in made) and "additionalProperties" not in made:
-        made["additionalProperties"] = False
-    return made
-
-
-def schema_faults(found: list[Object]) -> list[str]:
-    """Return what breaks the schemas of custom resources, a line each."""
-    rows = []
-    groups = {api.partition("/")[0] for api, _ in _schemas()}
-    for each in found:
-        api, kind = each["apiVersion"], each["kind"]
-        where = f"{kind} {each['metadata']['name']}"
-        if (api, kind) in _schemas():
-            rows += [
-                f"{where}: {'/'.join(map(str, error.absolute_path))}: {error.message}"
-                for error in _schemas()[api, kind].iter_errors(each)
-            ]
-        elif api.partition("/")[0] in groups:
-            rows.append(f"{where}: {api} is not served")
-    return rows

@@ -13,7 +13,8 @@ from ruamel.yaml import YAML
 from mailspan.topics import TOPICS, settings_of, topic_name
 from sink.bulk import Item, body_of
 from tests import manifests
-from tests.kubernetes import CRDS, OVERLAYS, faults, named, objects, renderer, schema_faults, template
+from tests.kubernetes import OVERLAYS, faults, named, objects, renderer, template
+from tests.kubernetes_schemas import CRDS, schema_faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,9 +30,9 @@ def test_an_overlay_keeps_our_rules(overlay: str) -> None:
     assert faults(objects(overlay)) == []
 
 
-@needs_crds
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_custom_resources_fit_their_schemas(overlay: str) -> None:
+def test_an_overlay_fits_the_schemas(overlay: str) -> None:
+    """Those of Kubernetes, and where MAILSPAN_CRDS names them those of the custom resources."""
     assert schema_faults(objects(overlay)) == []
 
 
@@ -142,7 +143,83 @@ def test_a_planted_fault_is_told(planted: str) -> None:
     assert any(re.search(told, fault) for fault in faults(found))
 
 
-FOREIGN: dict[str, tuple[str, str, Callable[[Object], object], str]] = {
+Planted = dict[str, tuple[str, str, "Callable[[Object], object]", str]]
+CORE: Planted = {
+    "replicas as text": ("StatefulSet", "mailspan-reducer", lambda each: each["spec"].update(replicas="3"), "spec/replicas"),
+    "a misspelt probe": (
+        "StatefulSet", "mailspan-reducer",
+        lambda each: _first(each).update(livenesProbe=_first(each).pop("livenessProbe")), "'livenesProbe' was unexpected"),
+    "a probe's seconds as text": (
+        "Deployment", "mailspan-sink", lambda each: _first(each)["readinessProbe"].update(periodSeconds="5"),
+        "containers/0/readinessProbe/periodSeconds"),
+    "a probe's port of a wrong type": (
+        "Deployment", "mailspan-sink", lambda each: _first(each)["livenessProbe"]["httpGet"].update(port=[9464]),
+        "containers/0/livenessProbe/httpGet/port"),
+    "a field of another place": (
+        "Deployment", "mailspan-sink", lambda each: _first(each).update(runAsNonRoot=True), "'runAsNonRoot' was unexpected"),
+    "a field that is none": (
+        "StatefulSet", "mailspan-syslog", lambda each: template(each)["spec"].update(terminationGracePeriod=60),
+        "'terminationGracePeriod' was unexpected"),
+    "a strategy on a DaemonSet": (
+        "DaemonSet", "mailspan-producer", lambda each: each["spec"].update(strategy={}), "'strategy' was unexpected"),
+    "a number in the environment": (
+        "StatefulSet", "mailspan-syslog", lambda each: _first(each)["env"][0].update(value=5), "env/0/value"),
+    "a truth as text": (
+        "Deployment", "mailspan-sink",
+        lambda each: template(each)["spec"]["securityContext"].update(runAsNonRoot="true"), "runAsNonRoot"),
+    "a list where a map is": (
+        "Deployment", "mailspan-sink", lambda each: each["spec"]["selector"].update(matchLabels=[]), "selector/matchLabels"),
+    "a volume's limit": (
+        "StatefulSet", "mailspan-reducer",
+        lambda each: template(each)["spec"]["volumes"][0]["emptyDir"].update(sizeLimits="1Mi"), "'sizeLimits'"),
+    "a spread without a key": (
+        "StatefulSet", "mailspan-reducer",
+        lambda each: template(each)["spec"]["topologySpreadConstraints"][0].pop("topologyKey"), "'topologyKey' is a required"),
+    "a schedule that is not there": (
+        "CronJob", "mailspan-retention", lambda each: each["spec"].pop("schedule"), "'schedule' is a required"),
+    "a limit of tries as text": ("Job", "mailspan-setup", lambda each: each["spec"].update(backoffLimit="20"), "backoffLimit"),
+    "a policy's selector": (
+        "NetworkPolicy", "mailspan-sink",
+        lambda each: each["spec"].update(podSelectors=each["spec"].pop("podSelector")), "'podSelectors' was unexpected"),
+    "a policy's peer": (
+        "NetworkPolicy", "mailspan-sink", lambda each: each["spec"]["egress"][1].update(to={}), "spec/egress/1/to"),
+    "a policy's rule that is none": (
+        "NetworkPolicy", "mailspan-sink", lambda each: each["spec"]["ingress"][0].update(form=[]), "'form' was unexpected"),
+    "a budget": (
+        "PodDisruptionBudget", "mailspan-sink", lambda each: each["spec"].update(maxUnavailable=[1]), "maxUnavailable"),
+    "a service's port as text": (
+        "Service", "mailspan-syslog", lambda each: each["spec"]["ports"][0].update(port="6514"), "spec/ports/0/port"),
+    "a config map's number": ("ConfigMap", "mailspan-keda", lambda each: each["data"].update(username=1), "data/username"),
+    "a version that is gone": (
+        "Deployment", "mailspan-sink", lambda each: each.update(apiVersion="apps/v1beta2"), "apps/v1beta2 is not served"),
+    "a group that is none": (
+        "NetworkPolicy", "mailspan-sink", lambda each: each.update(apiVersion="network.k8s.io/v1"), "is not served"),
+    "a typo in ECK's pods": (
+        "Elasticsearch", "mailspan",
+        lambda each: each["spec"]["nodeSets"][0]["podTemplate"]["spec"]["containers"][0].update(resourses={}),
+        "nodeSets/0/template/spec/containers/0: Additional properties are not allowed ('resourses'"),
+}  # fmt: skip
+"""An object of production, what is changed in it, and the fault that must be told."""
+
+
+def _first(found: Object) -> Object:
+    only: Object = template(found)["spec"]["containers"][0]
+    return only
+
+
+@pytest.mark.parametrize("planted", CORE)
+def test_what_breaks_the_schemas_of_kubernetes_is_told(planted: str) -> None:
+    _refused(CORE[planted])
+
+
+def _refused(planted: tuple[str, str, Callable[[Object], object], str]) -> None:
+    kind, name, change, told = planted
+    broken = named(objects("production"), kind, name)
+    change(broken)
+    assert any(told in fault for fault in schema_faults([broken])), schema_faults([broken])
+
+
+FOREIGN: Planted = {
     "v1beta2": (
         "KafkaTopic", "mail.raw", lambda each: each.update(apiVersion="kafka.strimzi.io/v1beta2"), "is not served"),
     "partitions as text": (
@@ -163,7 +240,4 @@ FOREIGN: dict[str, tuple[str, str, Callable[[Object], object], str]] = {
 @needs_crds
 @pytest.mark.parametrize("planted", FOREIGN)
 def test_a_broken_custom_resource_is_told(planted: str) -> None:
-    kind, name, change, told = FOREIGN[planted]
-    found = objects("production")
-    change(named(found, kind, name))
-    assert any(told in fault for fault in schema_faults(found))
+    _refused(FOREIGN[planted])

@@ -23,7 +23,8 @@ from tests.cluster.broken import BROKEN, ROOT_POD
 from tests.cluster.control_plane import ClusterError, ControlPlane, is_ready, running, wait_until
 from tests.cluster.fake_nodes import MAIL_SERVERS, ZONE, ZONES
 from tests.cluster.programs import BuildError, find
-from tests.kubernetes import CRDS, FOLDER, OVERLAYS, named
+from tests.kubernetes import FOLDER, OVERLAYS, named
+from tests.kubernetes_schemas import CRDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
