@@ -5,12 +5,14 @@ Nothing is run on a cluster. Schemas are asked in `tests.kubernetes_schemas`, ne
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 from copy import deepcopy
 from dataclasses import fields
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
@@ -26,19 +28,28 @@ if TYPE_CHECKING:
 Object = dict[str, Any]
 FOLDER = ROOT / "deploy" / "k8s"
 OVERLAYS = ("dev", "production", "external")
-_TEMPLATES = {
+TEMPLATES = {
     "Deployment": ("spec", "template"),
     "StatefulSet": ("spec", "template"),
     "DaemonSet": ("spec", "template"),
     "Job": ("spec", "template"),
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
 }
+OPERATED = {
+    "Kafka": {"strimzi.io/cluster": "", "strimzi.io/kind": "Kafka", "app.kubernetes.io/name": "kafka"},
+    "Elasticsearch": {"elasticsearch.k8s.elastic.co/cluster-name": ""},
+    "Kibana": {"kibana.k8s.elastic.co/name": ""},
+}
+"""Custom resources whose operators make pods, and these pods' labels; empty is the resource's name."""
 _SELECTORS = {
     "PodDisruptionBudget": ("selector", "matchLabels"),
     "NetworkPolicy": ("podSelector", "matchLabels"),
     "Service": ("selector",),
 }
 _SERVING = frozenset({"Deployment", "StatefulSet", "DaemonSet"})
+_REVISIONS = {"Deployment": "pod-template-hash", "StatefulSet": "controller-revision-hash"}
+"""The label that tells the pods of one template from those of the one before, while these are replaced."""
+_SPREAD_OVER = {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
 _ROOT_ALLOWED = ("DaemonSet", "mailspan-producer", "mailspan-producer")
 _TAG = re.compile(r"\S+(?::v?\d+\.\d+\.\d+|@sha256:[0-9a-f]{64})")
 _TRIGGER_KEYS = frozenset(
@@ -64,10 +75,12 @@ _TRIGGER_KEYS = frozenset(
 
 
 def renderer() -> list[str] | None:
-    """Return the command that renders a folder; None where there is none."""
+    """Return the command that renders a folder: what is installed, or what .ci/run built; None where there is none."""
     if (found := shutil.which("kubectl")) is not None:
         return [found, "kustomize"]
-    return [found, "build"] if (found := shutil.which("kustomize")) is not None else None
+    built = Path(os.environ.get("MAILSPAN_CACHE_DIR") or ROOT / "build") / "kustomize" / "kustomize"
+    found = shutil.which("kustomize") or shutil.which(built)
+    return [found, "build"] if found is not None else None
 
 
 @cache
@@ -97,7 +110,7 @@ def named(found: list[Object], kind: str, name: str) -> Object:
 
 def template(found: Object) -> Object:
     """Return the pod template of a workload."""
-    for step in _TEMPLATES[found["kind"]]:
+    for step in TEMPLATES[found["kind"]]:
         found = found[step]
     return found
 
@@ -107,7 +120,7 @@ def faults(found: list[Object]) -> list[str]:
     rows: list[str] = []
     for each in found:
         where = f"{each['kind']} {each['metadata']['name']}"
-        if each["kind"] in _TEMPLATES:
+        if each["kind"] in TEMPLATES:
             rows += [f"{where}: {fault}" for fault in _workload_faults(each, found)]
             if not any(_selects(other, each) and "egress" in other["spec"] for other in found):
                 rows.append(f"{where}: no policy lets it reach anything")
@@ -152,16 +165,19 @@ def _is(found: Object, kind: str, name: str | None) -> bool:
 
 def _selects(found: Object, workload: Object) -> bool:
     """Whether a budget, policy or service is about the pods of a workload."""
-    if found["kind"] not in _SELECTORS or workload["kind"] not in _TEMPLATES:
+    if found["kind"] not in _SELECTORS or workload["kind"] not in {*TEMPLATES, *OPERATED}:
         return False
     wanted = found["spec"]
     for step in _SELECTORS[found["kind"]]:
         wanted = wanted[step]
     is_near = found["metadata"]["namespace"] == workload["metadata"]["namespace"]
-    return bool(is_near and wanted.items() <= _labels(workload).items())
+    return bool(is_near and wanted.items() <= labels_of(workload).items())
 
 
-def _labels(found: Object) -> dict[str, str]:
+def labels_of(found: Object) -> dict[str, str]:
+    """Return the labels of the pods that an object makes, itself or by its operator."""
+    if found["kind"] in OPERATED:
+        return {label: value or found["metadata"]["name"] for label, value in OPERATED[found["kind"]].items()}
     labels: dict[str, str] = template(found)["metadata"]["labels"]
     return labels
 
@@ -169,7 +185,7 @@ def _labels(found: Object) -> dict[str, str]:
 def _workload_faults(found: Object, others: list[Object]) -> Iterator[str]:
     pod = template(found)["spec"]
     selector = found["spec"].get("selector", {}).get("matchLabels", {})
-    if not selector.items() <= _labels(found).items():
+    if not selector.items() <= labels_of(found).items():
         yield "its selector does not match its labels"
     if pod.get("automountServiceAccountToken") is not False:
         yield "has a token"
@@ -186,6 +202,12 @@ def _workload_faults(found: Object, others: list[Object]) -> Iterator[str]:
     if not is_root and (context.get("runAsNonRoot") is not True or not context.get("runAsUser")):
         yield "may run as root"
     volumes = {each["name"] for each in pod.get("volumes", ())}
+    if (revision := _REVISIONS.get(found["kind"])) is not None:
+        spread = pod.get("topologySpreadConstraints", ())
+        if {each["topologyKey"] for each in spread} != _SPREAD_OVER:
+            yield "is not spread over zones and hosts"
+        if any(each.get("matchLabelKeys") != [revision] for each in spread):
+            yield f"is spread together with its older pods: no {revision}"
     if not is_root and any("hostPath" in each for each in pod.get("volumes", ())):
         yield "mounts a path of the node"
     for container in pod["containers"]:

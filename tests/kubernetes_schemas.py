@@ -78,7 +78,8 @@ def _core_schema(api: str, kind: str) -> Draft202012Validator | None:
 @cache
 def _definitions() -> Registry[Any]:
     content: Any = orjson.loads((_FOLDER / "_definitions.json").read_bytes())
-    return Registry[Any]().with_resource(content["$id"], Resource.from_contents(content))
+    registry: Registry[Any] = Registry().with_resource(content["$id"], Resource.from_contents(content))
+    return registry
 
 
 @cache

@@ -82,6 +82,9 @@ PLANTED: dict[str, tuple[Callable[[list[Object]], object], str]] = {
     "service links": (lambda found: _pod(found).pop("enableServiceLinks"), "has service links"),
     "no priority": (lambda found: _pod(found).pop("priorityClassName"), "has no priority"),
     "no grace": (lambda found: _pod(found).pop("terminationGracePeriodSeconds"), "is ended too soon"),
+    "no spread": (lambda found: _pod(found)["topologySpreadConstraints"].pop(), "is not spread over zones and hosts"),
+    "spread with older pods": (
+        lambda found: _pod(found)["topologySpreadConstraints"][0].pop("matchLabelKeys"), "no controller-revision-hash"),
     "no seccomp": (lambda found: _pod(found)["securityContext"].pop("seccompProfile"), "has no seccomp"),
     "uid 0": (lambda found: _pod(found)["securityContext"].update(runAsUser=0), "may run as root"),
     "may be root": (lambda found: _pod(found)["securityContext"].pop("runAsNonRoot"), "may run as root"),
