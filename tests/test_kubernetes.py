@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from base64 import b64decode
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,15 @@ from ruamel.yaml import YAML
 
 from mailspan.topics import TOPICS, settings_of, topic_name
 from sink.bulk import Item, body_of
-from tests import manifests
+from tests import alert_cases, manifests
 from tests.kubernetes import OVERLAYS, faults, named, objects, renderer, template
 from tests.kubernetes_schemas import CRDS, schema_faults
+from tests.prometheus_server import find, needs_prometheus
+from tests.running import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.kubernetes import Object
 
@@ -51,6 +55,32 @@ def test_topics_are_those_of_the_program(overlay: str, partitions: int, replicat
 
 def test_alerts_and_dashboards_are_those_of_deploy() -> None:
     assert manifests.FILE.read_text(encoding="utf-8") == manifests.text(), "run `make docs`"
+
+
+def test_the_rules_that_are_rendered_are_those_of_deploy() -> None:
+    rule_file = YAML(typ="safe", pure=True).load(ROOT / "deploy" / "prometheus" / "rules.yml")
+    assert named(objects("production"), "PrometheusRule", "mailspan")["spec"] == {"groups": rule_file["groups"]}
+
+
+@needs_prometheus
+@pytest.mark.parametrize(("planted", "exit_code"), [("", 0), ("sum(", 1)], ids=["as they are", "no expression"])
+def test_promtool_reads_the_rules_that_are_rendered(tmp_path: Path, planted: str, exit_code: int) -> None:
+    spec = named(objects("production"), "PrometheusRule", "mailspan")["spec"]
+    if planted:
+        spec["groups"][0]["rules"][0]["expr"] = planted
+    (tmp_path / "rules.json").write_bytes(orjson.dumps(spec))
+    command = [str(find("promtool")), "check", "rules", str(tmp_path / "rules.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == exit_code, done.stderr
+
+
+def test_a_target_that_is_down_is_known_by_the_jobs_that_the_operator_makes() -> None:
+    prefixes = {"PodMonitor": "", "ScrapeConfig": "scrapeConfig/"}
+    found = [each for each in objects("production") if each["kind"] in prefixes]
+    jobs = [f"{prefixes[each['kind']]}{each['metadata']['namespace']}/{each['metadata']['name']}" for each in found]
+    asked = re.search(r'up\{job=~"([^"]+)"\} == 0', alert_cases.alerts()["MailspanTargetDown"]["expr"])
+    assert asked is not None
+    assert (len(jobs), [job for job in jobs if re.fullmatch(asked[1], job) is None]) == (2, [])
 
 
 def test_the_sink_has_a_privilege_for_each_action_that_it_sends() -> None:
@@ -235,6 +265,16 @@ FOREIGN: Planted = {
     "interval": (
         "PodMonitor", "mailspan",
         lambda each: each["spec"]["podMetricsEndpoints"][0].update(interval=15), "interval"),
+    "addresses as text": (
+        "Kafka", "mailspan",
+        lambda each: each["spec"]["kafka"]["listeners"][1]["configuration"].update(loadBalancerSourceRanges="0.0.0.0/0"),
+        "listeners/1/configuration/loadBalancerSourceRanges"),
+    "a listener's kind": (
+        "Kafka", "mailspan", lambda each: each["spec"]["kafka"]["listeners"][1].update(type="loadBalancer"),
+        "listeners/1/type"),
+    "targets as text": (
+        "ScrapeConfig", "mailspan-mail-hosts",
+        lambda each: each["spec"]["staticConfigs"][0].update(targets="mx1.example.com:9464"), "staticConfigs/0/targets"),
     "a key that is none": (
         "Elasticsearch", "mailspan", lambda each: each["spec"].update(nodeSet=[]), "nodeSet"),
 }  # fmt: skip

@@ -37,7 +37,8 @@ pytestmark = pytest.mark.slow
 
 USERS = {
     each["metadata"]["name"]: each["spec"]["authorization"]["acls"]
-    for each in YAML(typ="safe", pure=True).load_all(FOLDER / "components" / "strimzi" / "users.yaml")
+    for file in ("strimzi/users.yaml", "mail-hosts/user.yaml")
+    for each in YAML(typ="safe", pure=True).load_all(FOLDER / "components" / file)
 }
 TYPES = {
     "topic": ResourceType.TOPIC,
@@ -121,7 +122,7 @@ def test_each_user_of_the_manifests_may_do_its_work(chain: Secured) -> None:
         Admin(Settings(kafka_bootstrap_servers=chain.address)).alter(f"{chain.prefix}.raw", {"max.message.bytes": "9"})
         done = chain.as_bob("setup")
         assert (done.returncode, b"max.message.bytes was 9" in done.stdout) == (0, True), done.stderr
-    assert USERS["mailspan-syslog"] == USERS["mailspan-producer"]
+    assert USERS["mailspan-producer"] == USERS["mailspan-syslog"] == USERS["mailspan-mail-hosts"]
     with chain.rights_of("mailspan-producer"):
         done = chain.as_bob("produce", "stdin", given=LOG)
         assert done.returncode == 0, done.stderr
