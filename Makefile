@@ -18,7 +18,7 @@ INPUTS ?= 1000000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types accept docs dashboards kibana facts fuzz bench bench-all bench-open bench-search bench-search-elasticsearch bench-kafka bench-sink bench-freshness compiled kafka elasticsearch tail-property chaos chaos-chain compose-config image-test cluster-test lock clean
+.PHONY: help run test check lint format types accept docs dashboards kibana facts fuzz bench bench-all bench-open bench-search bench-search-elasticsearch bench-kafka bench-sink bench-freshness compiled kafka elasticsearch tail-property chaos chaos-chain compose-config kustomize image-test cluster-test lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -77,6 +77,7 @@ accept: .venv/.dev ## rewrite the golden expectations; review the diff
 docs: .venv/.dev ## rewrite what in docs and deploy/k8s is made from other files
 	@$(BIN)/python -m tests.metrics_page
 	@$(BIN)/python -m tests.manifests
+	@$(BIN)/python -m tests.kubernetes_flows
 
 kibana: .venv/.dev ## rewrite what Kibana imports (deploy/kibana), and the tables in docs/kibana.md
 	@$(BIN)/python -m tests.kibana_files
@@ -138,6 +139,10 @@ chaos-chain: .venv/.dev ## the same from files to a real Elasticsearch and its s
 
 compose-config: .venv/.dev ## read docker-compose.yml with Docker Compose, built with Go where it is missing
 	@$(BIN)/python -m tests.compose_cli
+
+kustomize: ## build what renders deploy/k8s for the tests, where there is no kubectl (needs Go)
+	@GOBIN="$${MAILSPAN_CACHE_DIR:-$(CURDIR)/build}/kustomize" CGO_ENABLED=0 \
+	  go install -trimpath sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 
 image-test: .venv/.dev ## build the container image and run it, as root (needs buildah, podman, runc, debootstrap)
 	@$(BIN)/python -m tests.image

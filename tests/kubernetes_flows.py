@@ -236,10 +236,13 @@ def _is_selected(selector: Object, labels: dict[str, str]) -> bool:
 
 def table() -> str:
     """Return what is needed as a Markdown table, a row for each target and port."""
-    rows: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
+    rows: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for flow in FLOWS:
-        rows[flow.target, flow.ports].append(f"{flow.source} ({flow.why})")
-    lines = [f"| {target} | {', '.join(ports)} | {'; '.join(sources)} |" for (target, ports), sources in rows.items()]
+        rows[flow.target, ", ".join(flow.ports)][flow.why].append(flow.source)
+    lines = []
+    for (target, ports), reasons in rows.items():
+        sources = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
+        lines.append(f"| {target} | {ports} | {sources} |")
     return "\n".join(["| to | port | from |", "| --- | --- | --- |", *lines])
 
 

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from tests.kubernetes import Object
 
-pytestmark = pytest.mark.skipif(renderer() is None, reason="neither kubectl nor kustomize is here")
+pytestmark = pytest.mark.skipif(
+    renderer() is None, reason="neither kubectl nor kustomize is here; `make kustomize` builds it"
+)
 needs_crds = pytest.mark.skipif(not CRDS, reason="MAILSPAN_CRDS names no folder of custom resource definitions")
 
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from tests.kubernetes import Object
 
-needs_renderer = pytest.mark.skipif(renderer() is None, reason="neither kubectl nor kustomize is here")
+needs_renderer = pytest.mark.skipif(
+    renderer() is None, reason="neither kubectl nor kustomize is here; `make kustomize` builds it"
+)
 
 
 @needs_renderer
