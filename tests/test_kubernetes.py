@@ -55,6 +55,15 @@ def test_topics_are_those_of_the_program(overlay: str, partitions: int, replicat
     }
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_all_stages_know_the_same_number_of_partitions(overlay: str) -> None:
+    found = objects(overlay)
+    settings = [each["data"]["MAILSPAN_PARTITIONS"] for each in found if "MAILSPAN_PARTITIONS" in each.get("data", {})]
+    topics = [str(each["spec"]["partitions"]) for each in found if each["kind"] == "KafkaTopic"]
+    assert len(settings) == 1 + sum(each["kind"] == "DaemonSet" for each in found)
+    assert len({*settings, *topics} - {"1"}) == 1  # that of dead letters
+
+
 def test_alerts_and_dashboards_are_those_of_deploy() -> None:
     assert manifests.FILE.read_text(encoding="utf-8") == manifests.text(), "run `make docs`"
 
