@@ -1,0 +1,1 @@
+"""Disasters on real servers, and the way back out of each as docs/recovery.md says it."""
