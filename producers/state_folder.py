@@ -71,6 +71,8 @@ class StateFolder:
             if state is not None:
                 return state, note
             note = f"{path} is damaged; an older state is used, so lines may be sent again"
+        if note is not None:
+            note = f"{self._folder / self._name} is damaged, and no older state is there; all is sent again"
         return None, note
 
     def save(self, body: bytes) -> None:

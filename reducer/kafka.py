@@ -504,6 +504,8 @@ class StateReader:
             partition, offset = message.partition() or 0, message.offset() or 0
             error = message.error()
             if error is None:
+                if partition not in self._ends:
+                    continue  # it runs already: what is written to it since is no part of what was stored before
                 key = _bytes(message.key()).decode("utf-8", "surrogateescape")
                 value = message.value()
                 self.state[partition].take(key, None if value is None else _bytes(value))

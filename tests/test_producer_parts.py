@@ -215,6 +215,11 @@ def test_positions_come_back_and_a_damaged_save_falls_back(tmp_path: Path) -> No
         assert generations == one
         assert note is not None
         assert "damaged" in note
+    before = saved.with_name("tail.checkpoint.previous")
+    good = before.read_bytes()
+    before.write_bytes(b"")
+    assert checkpoint.load() == ([], f"{saved} is damaged, and no older state is there; all is sent again")
+    before.write_bytes(good)
     saved.unlink()  # a crash between the two renames of a save
     assert checkpoint.load() == (one, None)
     checkpoint.close()

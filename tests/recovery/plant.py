@@ -7,7 +7,6 @@ its id. What is right is what `mailspan parse` makes of the log files.
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import time
 from itertools import count
@@ -59,7 +58,7 @@ class Difference(NamedTuple):
 
 
 class Plant(Chain):
-    """The installation. `shares` says how much of each log is written by each call of `write`."""
+    """The installation; `more` writes its logs on, in ten steps."""
 
     def __init__(self, broker: Broker, node: Node, folder: Path, lines: int = 1500, seed: int = 1) -> None:
         super().__init__(broker, node, folder)
@@ -108,13 +107,21 @@ class Plant(Chain):
         command = [sys.executable, "-m", "mailspan", *arguments]
         return Child(name, command, self.environment(**settings), self.folder / f"{name}.log")
 
-    def write(self, share: float) -> None:
-        """Write the logs on until so much of each is there, from 0 to 1."""
+    def more(self) -> None:
+        """Write the next tenth of each log."""
         for host, lines in self._lines.items():
-            end = int(len(lines) * share)
+            begin, step = self._written[host], len(lines) // 10 + 1
             with self.log(host).open("ab") as log:
-                log.write(b"".join(lines[self._written[host] : end]))
-            self._written[host] = end
+                log.write(b"".join(lines[begin : begin + step]))
+            self._written[host] = begin + step
+
+    def begin(self) -> None:
+        """Start everything on the first tenth, and wait until the index is right."""
+        self.setup()
+        self.wait_for_topics()
+        self.more()
+        self.start()
+        self.wait_right()
 
     def start(self, children: Iterable[Child] | None = None) -> None:
         """Start these, by default all that do not run."""
@@ -123,9 +130,7 @@ class Plant(Chain):
 
     def stop(self, children: Iterable[Child] | None = None) -> list[int]:
         """End these in order, by default all; return their exit codes."""
-        return [
-            child.end(signal.SIGTERM, _END_SECONDS) for child in (self.children if children is None else children)
-        ]
+        return [child.end(signal.SIGTERM, _END_SECONDS) for child in (self.children if children is None else children)]
 
     def kill(self) -> None:
         """End whatever runs, at once."""
@@ -164,7 +169,7 @@ class Plant(Chain):
         )
 
     def wait_right(self, seconds: float = 90.0) -> float:
-        """Wait until the index is right; return how long it took."""
+        """Wait until the index is right for the logs as they are now; return how long it took."""
         began, want = time.monotonic(), self.expected()
         found: Difference | None = None
 
@@ -176,23 +181,28 @@ class Plant(Chain):
         try:
             wait_until(is_right, seconds)
         except AssertionError:
-            raise AssertionError(f"the index is not right: {found}; {found}") from None
+            said = {child.name: self.said_by(child)[-3:] for child in self.children}
+            raise AssertionError(f"the index is not right: {found}; {said}") from None
         return time.monotonic() - began
 
+    def wait_all_read(self, group: str) -> None:
+        """Wait until the `reducer` or the `sink` has passed all records of its topic."""
+        topic = "raw" if group == "reducer" else "transactions"
+        self._wait_for(lambda: not self.behind(topic, group), 60.0)
+
     def delete_topics(self, *names: str) -> None:
-        """Delete topics and wait until the broker tells of them no more."""
+        """Delete topics, those of them that are there, and wait until the broker tells of them no more."""
         wanted = {topic_name(self.prefix, name) for name in names}
-        for answer in self.admin.delete_topics(sorted(wanted)).values():
-            answer.result(30)
-        wait_until(lambda: not wanted & self.admin.list_topics(timeout=30).topics.keys())
+
+        def there() -> set[str]:
+            return wanted & self.admin.list_topics(timeout=30).topics.keys()
+
+        if found := sorted(there()):
+            for answer in self.admin.delete_topics(found).values():
+                answer.result(30)
+        wait_until(lambda: not there())
 
     def delete_group(self, name: str) -> None:
         """Delete a group with its offsets; nobody may be in it."""
         for answer in self.admin.delete_consumer_groups([f"{self.prefix}-mailspan-{name}"]).values():
             answer.result(30)
-
-    def setup(self) -> subprocess.CompletedProcess[bytes]:  # type: ignore[override]
-        """Run `mailspan setup`."""
-        done = self.run("setup")
-        assert done.returncode == 0, done.stderr
-        return done
