@@ -18,7 +18,7 @@ INPUTS ?= 1000000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types accept docs dashboards kibana facts fuzz bench bench-all bench-open bench-search bench-search-elasticsearch bench-kafka bench-sink bench-freshness compiled kafka elasticsearch tail-property chaos chaos-chain compose-config kustomize image-test cluster-test lock clean
+.PHONY: help run test check lint format types accept docs dashboards kibana facts fuzz bench bench-all bench-open bench-search bench-search-elasticsearch bench-kafka bench-sink bench-disk bench-freshness compiled kafka elasticsearch tail-property chaos chaos-chain recovery-test compose-config kustomize image-test cluster-test lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -119,6 +119,9 @@ bench-kafka: .venv/.run ## the pipeline on a real broker: CPU per line, and rest
 bench-sink: .venv/.run ## a sink between a real broker and a real Elasticsearch: CPU per document
 	@$(BIN)/python -m bench.sink $(ARGS)
 
+bench-disk: .venv/.run ## what a mail takes in Kafka, Elasticsearch and SQLite; ARGS="--live 90" as a slow log gives it
+	@$(BIN)/python -m bench.disk $(ARGS)
+
 bench-freshness: .venv/.run ## from a log file to a search, at 2,000 lines a second for five minutes
 	@$(BIN)/python -m bench.freshness $(ARGS)
 
@@ -136,6 +139,9 @@ chaos: .venv/.dev ## the pipeline on a real broker under FAULTS=200 random fault
 
 chaos-chain: .venv/.dev ## the same from files to a real Elasticsearch and its search, FAULTS=200
 	@$(BIN)/python -m tests.chaos.chain --faults $(FAULTS) --seed $(SEED) $(ARGS)
+
+recovery-test: .venv/.dev ## the ways back of docs/recovery.md on a real broker and a real Elasticsearch; ARGS="--only state"
+	@$(BIN)/python -m tests.recovery $(ARGS)
 
 compose-config: .venv/.dev ## read docker-compose.yml with Docker Compose, built with Go where it is missing
 	@$(BIN)/python -m tests.compose_cli

@@ -23,8 +23,8 @@ from bench.kafka import PREFIX, Site
 from bench.sink import GROUP as SINK_GROUP
 from bench.world import Truth
 from mailspan.topics import OPEN_TRANSACTIONS, RAW, TRANSACTIONS, topic_name
+from sink.kafka_topic import TopicReader
 from tests import elasticsearch_server, kafka_server
-from tests.chaos.oracle import read_committed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 LINES_PER_MAIL = 8.2
 HOSTS = 12
 MIB = 1 << 20
+_DEADLINE_SECONDS = 1800.0
 
 
 def size_of(folder: Path) -> int:
@@ -100,25 +101,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
             producer, begin = site.start("produce", "tail", str(log), "--once")
         site.cost(producer, begin)
         site.wait_until_read()
-        site.wait_until_read(TRANSACTIONS, SINK_GROUP)
-        for child, begin in consumers:
-            child.send_signal(signal.SIGTERM)
-            site.cost(child, begin)
+        _end(site, consumers[0])
+        records = wait_until_indexed(site)
+        _end(site, consumers[1])
         site.close()
         store = folder / "mailspan.db"
         command = [sys.executable, "-m", "mailspan", "index", "--store", f"sqlite:///{store}", str(log)]
         subprocess.run(command, env=site.environment, check=True, capture_output=True)
-        report(log, site, data, node, empty, store)
+        report(log, records, data, node, empty, store)
     return 0
 
 
-def report(log: Path, site: Site, data: Path, node: Node, empty: int, store: Path) -> None:
+def wait_until_indexed(site: Site) -> int:
+    """Wait until the sink has settled all documents; return how many records of documents there are."""
+    config = {"bootstrap.servers": site.address}
+    with TopicReader(config, topic_name(PREFIX, TRANSACTIONS), SINK_GROUP) as reader:
+        count, last = 0, dict[int, int]()
+        for record in reader.read(reader.ranges()):
+            count, last[record.partition] = count + 1, record.offset
+        deadline = time.monotonic() + _DEADLINE_SECONDS
+        while any(reader.committed(last).get(number, 0) <= offset for number, offset in last.items()):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"not indexed in {_DEADLINE_SECONDS:.0f} s")
+            time.sleep(0.2)
+    return count
+
+
+def _end(site: Site, child: tuple[subprocess.Popen[bytes], float]) -> None:
+    child[0].send_signal(signal.SIGTERM)
+    site.cost(*child)
+
+
+def report(log: Path, records: int, data: Path, node: Node, empty: int, store: Path) -> None:
     """Print what each thing takes, for each document of the index."""
     node.ask("POST", "/_refresh")
     found: Any = node.ask("GET", "/_all/_count")[1]
     documents = int(found["count"])
     lines = log.read_bytes().count(b"\n")
-    records = sum(1 for _ in read_committed(site.address, topic_name(PREFIX, TRANSACTIONS), 600.0))
     print(
         f"{documents:,} documents of {lines:,} lines, {log.stat().st_size / MIB:.1f} MiB;"
         f" {records / documents:.2f} records of {TRANSACTIONS} each"

@@ -14,11 +14,14 @@ import signal
 import sys
 import tempfile
 import time
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests import elasticsearch_server, kafka_server
 from tests.chaos.fleet import Child
+from tests.jars import free_port
+from tests.kafka_site import wait_until
 from tests.recovery.plant import Plant
 
 if TYPE_CHECKING:
@@ -31,17 +34,40 @@ def _other(plant: Plant, child: Child, folder: Path) -> Child:
     """Return a child as that checkout runs it."""
     command = [child.arguments[0], "-P", *child.arguments[1:]]
     log = plant.folder / f"{child.name}-{folder.name}.log"
-    return Child(child.name, command, {**child.environment, "PYTHONPATH": str(folder)}, log)
+    return _served(Child(child.name, command, {**child.environment, "PYTHONPATH": str(folder)}, log))
+
+
+def _served(child: Child) -> Child:
+    """Give a child an address for its probes."""
+    child.environment = {**child.environment, "MAILSPAN_METRICS_ADDRESS": f"127.0.0.1:{free_port()}"}
+    return child
+
+
+def _wait_ready(child: Child) -> None:
+    """Wait until its /readyz answers 200."""
+    port = int(child.environment["MAILSPAN_METRICS_ADDRESS"].rpartition(":")[2])
+
+    def is_ready() -> bool:
+        connection = HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
+        except (OSError, HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    wait_until(is_ready, 90)
 
 
 def _swap(plant: Plant, before: Child, after: Child) -> None:
-    """End one and start the other, with some load around it."""
+    """End one and start the other, with some load around it; wait until the other is ready."""
     status = plant.stop([before])[0]
     print(f"{before.name}: ended with {status}", flush=True)
     assert status == 0
-    after.start()
     plant.more()
-    time.sleep(4)  # load, not a state: what it comes to is compared in the end
+    after.start()
+    _wait_ready(after)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,16 +85,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         second = Child(
             "reducer2", [*plant.reducer.arguments], plant.environment(INSTANCE="second"), plant.folder / "r2"
         )
-        new = [plant.reducer, second, plant.sinks, *plant.producers]
+        new = [_served(child) for child in (plant.reducer, second, plant.sinks, *plant.producers)]
         old = [_other(plant, child, called.folder.resolve()) for child in new]
         try:
             plant.setup()
             plant.wait_for_topics()
             for child in old:
                 child.start()
-            for _ in range(3):
-                plant.more()
-                time.sleep(4)
+            plant.more()
+            for child in old:
+                _wait_ready(child)
             _swap(plant, old[2], new[2])  # the sink
             _swap(plant, old[0], new[0])  # a reducer
             _swap(plant, new[0], old[0])  # and back: the older one reads what the present one wrote
