@@ -98,7 +98,10 @@ class ElasticsearchWriter:
         self.refused: list[tuple[str, str]] = []
         """Id and reason of the documents given to `write` that were refused."""
         self._begun: set[str] = set()
-        """The indices that were written to after a look at the template: the first document makes an index."""
+        """The indices that were written to after a look at the template: the first document makes an index.
+
+        None once the server did not answer: an empty one may have come in its place.
+        """
         indices = DailyIndices(server, prefix)
         self._must_be_good(indices.stored_template())
         if (fault := indices.overruled()) is not None:
@@ -293,6 +296,7 @@ class ElasticsearchWriter:
             answer = self._server.request("POST", "/_bulk", body=body, seconds=_BULK_SECONDS)
             status = answer.status
         except NoAnswerError as error:
+            self._begun = set()
             return [Outcome(Verdict.RETRY, str(error))] * len(items), False
         finally:
             self._figures.note(status, len(body), time.monotonic() - begun)
@@ -426,6 +430,7 @@ class ElasticsearchWriter:
             try:
                 answer = self._server.request(method, path, query=query, body=body)
             except NoAnswerError as error:
+                self._begun = set()
                 tries.pause(str(error))
                 continue
             if answer.is_good:

@@ -415,6 +415,33 @@ def test_a_server_that_cannot_answer_now_is_none_that_refuses(status: int) -> No
         writer_on(server)
 
 
+@pytest.mark.parametrize("cut", ["/_bulk", "/mail-"])
+def test_the_template_is_looked_at_again_once_the_server_was_away(cut: str) -> None:
+    """An empty server came in its place: without the template it would make an index with a mapping of its own."""
+    is_gone = False
+    bulks = 0
+
+    def reply(asked: Asked) -> Reply:
+        nonlocal is_gone, bulks
+        if bulks and not is_gone and asked.path.startswith(cut):
+            is_gone = True
+            return None
+        if asked.method == "GET":
+            found = {"index_templates": [{"index_template": template("mail", Wanted())}]}
+            return (404, {}) if is_gone else (200, found)
+        if not asked.path.startswith("/_bulk"):
+            return 200, {"hits": {"hits": []}}
+        bulks += 1
+        return 200, {"items": [{"index": {"_id": MAILS[bulks - 1]["id"], "status": 201}}]}
+
+    with scripted_http(reply) as url, Server(connection_of(Settings(elasticsearch_url=url))) as server:
+        writer = writer_on(server)
+        assert writer.write(MAILS[:1]).indexed == 1
+        with pytest.raises(StoreError, match="there is no index template; run `mailspan setup`"):
+            writer.write(MAILS[1:2])
+    assert bulks == 1
+
+
 # From here on with a real node.
 
 

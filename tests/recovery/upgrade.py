@@ -64,7 +64,7 @@ def _swap(plant: Plant, before: Child, after: Child) -> None:
     """End one and start the other, with some load around it; wait until the other is ready."""
     status = plant.stop([before])[0]
     print(f"{before.name}: ended with {status}", flush=True)
-    assert status == 0
+    assert status == 0, plant.said_by(before)
     plant.more()
     after.start()
     _wait_ready(after)
