@@ -180,7 +180,8 @@ def disk_full(plant: Plant) -> Way:
     _run("mount", "-t", "tmpfs", "-o", "size=64k", "mailspan-test", str(plant.state(host)))
     try:
         child.start()
-        plant.wait_right()
+        plant.more()
+        plant.wait_right()  # now it knows its file
         filler = plant.state(host) / "filler"
         with suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
