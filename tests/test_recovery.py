@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parent.parent
 LINES = 800
 
 
@@ -36,11 +37,11 @@ def test_state_and_indices_come_back(broker: Broker, node: Node, tmp_path: Path)
 
 def test_the_page_tells_of_each_way() -> None:
     """Each line that an operator is told to look for is one that the program says."""
-    page = Path("docs/recovery.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "recovery.md").read_text(encoding="utf-8")
     sources = "".join(
         path.read_text(encoding="utf-8")
         for folder in ("reducer", "sink", "producers", "mailspan")
-        for path in Path(folder).rglob("*.py")
+        for path in (ROOT / folder).rglob("*.py")
     )
     told = re.sub(r'"\s*\n\s*f?"', "", sources)  # texts over several lines are one
     for said in (
