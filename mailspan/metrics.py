@@ -53,6 +53,8 @@ METRICS = (
     Metric("mailspan_heartbeat_timestamp_seconds", GAUGE, ("stage",), "when the loop last turned; /livez looks at it"),
     Metric("mailspan_ready", GAUGE, ("stage",), "1 where /readyz says so"),
     Metric("mailspan_record_age_seconds", HISTOGRAM, ("stage",), "how old lines were when they were settled, from the (whole) second that they were read at their source: produce: when Kafka acknowledged them; reduce: at the commit; sink: each document, by the oldest of the lines that its reducer committed with it", AGES),
+    Metric("mailspan_canaries_total", COUNTER, ("stage",), "canaries, which producers send and which are neither lines nor documents: produce: acknowledged by Kafka; reduce: committed; sink: in their index"),
+    Metric("mailspan_canary_age_seconds", AGE, ("stage",), "age of the newest canary that this process has settled, in partitions that it has now; not shown before the first"),
     # every consumer
     Metric("mailspan_lag_records", GAUGE, ("stage", "partition"), "records of a partition that are not settled; of partitions that run"),
     Metric("mailspan_lag_seconds", AGE, ("stage", "partition"), "age of the last settled record, from when it was read at its source, or since the partition was last settled to its end if that is later; 0 where all is settled"),
@@ -63,6 +65,7 @@ METRICS = (
     Metric("mailspan_rollbacks_total", COUNTER, ("stage",), "commits that did not happen, or nobody knows: the stored state was read again, and everything since is done again"),
     Metric("mailspan_dead_letters_total", COUNTER, ("stage", "reason"), "records that went to mail.dead-letter"),
     Metric("mailspan_lost_records_total", COUNTER, ("stage",), "records that the topic had deleted before they were read"),
+    Metric("mailspan_topic_retention_seconds", GAUGE, ("stage",), "how long the topic that the stage reads keeps records, its retention.ms; +Inf: without limit; not shown where the stage has no right to see it"),
     # producers
     Metric("mailspan_producer_lines_total", COUNTER, ("input",), "lines that Kafka has acknowledged; what has to be sent again counts again"),
     Metric("mailspan_producer_bytes_total", COUNTER, ("input",), "their bytes, without newlines"),
@@ -111,6 +114,7 @@ METRICS = (
     # the sink; counted when offsets are passed
     Metric("mailspan_sink_records_total", COUNTER, (), "records of mail.transactions that are settled: the sum of all results"),
     Metric("mailspan_sink_results_total", COUNTER, ("result",), "what became of them"),
+    Metric("mailspan_sink_canaries_dropped_total", COUNTER, (), "canaries that Elasticsearch did not take at once, or of days that are not kept: they are not sent again"),
     Metric("mailspan_sink_bulk_seconds", HISTOGRAM, (), "how long bulk requests took, with those that failed", BULKS),
     Metric("mailspan_sink_bulk_requests_total", COUNTER, ("status",), "bulk requests, by how Elasticsearch answered"),
     Metric("mailspan_sink_bulk_bytes_total", COUNTER, (), "bytes of their bodies; what is sent again counts again"),

@@ -238,6 +238,12 @@ class Settings:
         "How long a reducer gathers lines before it writes what came of them, in one transaction.",
         "seconds, from 0.05 to 60",
     )
+    canary_seconds: int = _setting(
+        10,
+        _whole_number(0, 3600),
+        "How often a producer sends a canary, a marked record that is followed to its index; 0 means never.",
+        "whole seconds, from 0 to 3600",
+    )
     metrics_address: tuple[str, int] | None = _setting(
         None,
         _address,

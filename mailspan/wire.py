@@ -7,7 +7,8 @@ record is the line itself, without its newline; its key is host/queue_id, or hos
 Records of other shippers have no such header: `decode_header` is then not called, or gives None for what it cannot
 read. A later version may only append fields; it changes VERSION when that is not enough.
 
-Records of mail.transactions have a header of their own, `mailspan-read`: when their lines were read, for figures only.
+Records of mail.transactions have a header of their own, `mailspan-read`: when their lines were read, for figures only
+(docs/adr/0016-canaries.md). A record of either topic may be a canary, by a header of mailspan/canary.py.
 """
 
 from __future__ import annotations

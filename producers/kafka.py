@@ -27,6 +27,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from mailspan.canary import CANARY_KEY, CANARY_NAME
 from mailspan.errors import MailspanError, UsageError
 from mailspan.kafka_faults import AWAY, Faults
 from mailspan.kafka_settings import FIXED, client_config, explain
@@ -49,6 +50,8 @@ _SILENT_SECONDS = 5.0  # the client itself would say nothing for a minute, or ev
 _LARGEST_BATCH_BYTES = 1_000_000  # librdkafka's message.max.bytes: a smaller limit would refuse lines for ever
 _QUEUE_KBYTES = 32 * 1024  # with what librdkafka and Python add, well below 200 MB in all
 _QUEUE_MESSAGES = 100_000
+_PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001 - its public names
+"""What we have dropped ourselves."""
 
 _PRODUCER_DEFAULTS = {
     "linger.ms": "50",
@@ -247,6 +250,24 @@ class KafkaTopic:
             batch.sent = at
             raise SendError(_explain(_fault_of(exception), self._settings, f"to write {topic}")) from None
         batch.sent = len(lines)
+        return True
+
+    def send_canary(self, partition: int, header: bytes, settle: Callable[[str], None]) -> bool:
+        """Take a canary; False where the queue is full, or the client at its end (that is what `serve` raises).
+
+        `settle` is told why it did not arrive, empty where it did; nothing where `restart` or `close` drops it.
+        """
+
+        def report(fault: KafkaError | None, _message: object) -> None:
+            if fault is None or fault.code() not in _PURGED:
+                settle("" if fault is None else _explain(fault, self._settings, f"to write {self._name}"))
+
+        try:
+            self._producer.produce(
+                self._name, b"", CANARY_KEY, partition, on_delivery=report, headers=[(CANARY_NAME, header)]
+            )
+        except (BufferError, KafkaException):
+            return False
         return True
 
     @property

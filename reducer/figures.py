@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from mailspan.canary import CanaryFigures
 from mailspan.grammar import name_program
 from mailspan.metrics import Figure, Histogram
 from reducer.partition import Counts
@@ -51,6 +52,7 @@ class Figures:
         self._dead: Counter[str] = Counter({NOT_APPLIED: 0, TOO_LARGE: 0})
         self._documents = self._withdrawn = self._state_bytes = 0
         self._places: dict[int, _Place] = {}
+        self._canaries = CanaryFigures(STAGE, epoch)
 
     def begin(self, number: int, offset: int, end: int) -> None:
         """Take note that a partition runs, from an offset on, and where it ends now."""
@@ -64,8 +66,11 @@ class Figures:
             self._add(counts)
             for second, count in counts.read.items():
                 self._ages.observe(now - second, count)
+            for canary in counts.canaries:
+                self._canaries.settle(number, canary.sent_ms)
             before = self._places.get(number, _Place(0, 0.0))
-            self._places[number] = _Place(output.offset, max(before.since, float(counts.last_read)))
+            sent = [min(now, canary.sent_ms / 1000) for canary in counts.canaries]
+            self._places[number] = _Place(output.offset, max(before.since, float(counts.last_read), *sent))
             self._documents += len(output.documents)
             self._withdrawn += len(output.withdrawn)
             self._state_bytes += sum(map(len, filter(None, output.state.values())))
@@ -96,6 +101,8 @@ class Figures:
         yield from self._show_settled()
         yield from self._show_lags(running, end_of)
         yield Figure("mailspan_reducer_silent_hosts", self._silent_hosts(running))
+        self._canaries.keep(running)
+        yield from self._canaries.show()
         yield from _show_sizes([partition.sizes for partition in running.values()])
         yield Figure("mailspan_reducer_pending_records", pending)
         yield Figure("mailspan_partitions", len(running), (STAGE, "running"))

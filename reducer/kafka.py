@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -21,15 +21,21 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from mailspan.errors import MailspanError, UsageError
 from mailspan.kafka_settings import CREDENTIALS, explain, is_telling
+from mailspan.topic_retention import TopicRetention
 from mailspan.topics import OPEN_TRANSACTIONS, RAW, TRANSACTIONS, topic_name
+from reducer.figures import STAGE
 from reducer.in_time import HeldError, call_in_time
 from reducer.records import StoredState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from mailspan.metrics import Figure
+    from mailspan.topic_retention import Promise
 
 GROUP = "mailspan-reducer"
 SESSION_TIMEOUT_MS = 6000
@@ -131,13 +137,13 @@ class ReducerKafka:
         self._servers = config["bootstrap.servers"]
         self._fault: KafkaError | None = None
         self._assignments = assignments
-        quiet = {**config, "error_cb": self._note, "logger": _log}
+        quiet: dict[str, Any] = {**config, "error_cb": self._note, "logger": _log}
         try:
             self._make_clients(quiet)
         except KafkaException as error:
             raise UsageError(f"MAILSPAN_KAFKA_OPTIONS: {error.args[0].str()}") from None
 
-    def _make_clients(self, quiet: Mapping[str, object]) -> None:
+    def _make_clients(self, quiet: dict[str, Any]) -> None:
         self._consumer = Consumer(
             {
                 "session.timeout.ms": SESSION_TIMEOUT_MS,
@@ -168,6 +174,8 @@ class ReducerKafka:
         }
         self._producer = Producer(self._producer_config)
         self._state_config = quiet
+        self._admin: AdminClient | None = None  # as soon as somebody asks for figures
+        self._retention = TopicRetention(topic_name(self._prefix, RAW), STAGE, self._ask_for_settings, self._report)
         self._watermarks = Consumer(
             {**quiet, "group.id": f"{self._prefix}-reducer-watermarks", "isolation.level": "read_uncommitted"}
         )
@@ -250,6 +258,18 @@ class ReducerKafka:
         except KafkaException:
             return None
         return None if end < 0 else int(end)
+
+    def retention_figures(self) -> Iterator[Figure]:
+        """Yield what metrics show of how long mail.raw is kept. Waits for nobody."""
+        if self._admin is not None:
+            self._admin.poll(0)  # what it has to say of its connections would be kept for ever
+        return self._retention.figures(time.monotonic())
+
+    def _ask_for_settings(self) -> Promise:
+        if self._admin is None:
+            self._admin = AdminClient(self._state_config)
+        resource = ConfigResource(ResourceType.TOPIC, topic_name(self._prefix, RAW))
+        return self._admin.describe_configs([resource])[resource]
 
     def _must_wait(self, error: KafkaException, place: TopicPartition) -> None:
         """Raise ReducerError unless asking again may help."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from mailspan.canary import CANARY_KEY, CANARY_NAME, encode_canary, find_canary
 from mailspan.dead_letter import DeadLetter, Source, headers_of, headers_of_record
 from mailspan.repeats import Repeats
 from mailspan.topics import DEAD_LETTER, OPEN_TRANSACTIONS, RAW, TRANSACTIONS, topic_name
@@ -122,7 +123,8 @@ class Loop:
 
     def figures(self) -> Iterator[Figure]:
         """Yield what its metrics show now; to be asked between two steps."""
-        return self._figures.show(self._partitions, len(self._waiting), self._records, self._kafka.end)
+        yield from self._figures.show(self._partitions, len(self._waiting), self._records, self._kafka.end)
+        yield from self._kafka.retention_figures()
 
     def _summary(self) -> str:
         taken = sorted(self._commit_ms)
@@ -156,6 +158,11 @@ class Loop:
         value = message.value() or b""
         seconds = message.timestamp()[1] // 1000
         header = _header(message, seconds)
+        if header is None and not value and (canary := find_canary(headers_of_record(message))) is not None:
+            if self._dirty_since is None:
+                self._dirty_since = time.monotonic()
+            partition.pass_on(canary, offset)
+            return
         if header is None:
             reading, line_offset = Reading("", seconds, seconds, ""), 0
         else:
@@ -224,6 +231,10 @@ class Loop:
                 self._dead.setdefault(number, []).append((TOO_LARGE, letter))
             else:
                 writes.append(Write(TRANSACTIONS, number, key, value, read))
+        writes += [
+            Write(TRANSACTIONS, number, CANARY_KEY, None, ((CANARY_NAME, encode_canary(canary)),))
+            for canary in output.canaries
+        ]
         known = parts.setdefault(number, {})
         for name, snapshot in output.state.items():
             writes += [

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import tzinfo
 
+    from mailspan.canary import Canary
     from mailspan.document import Document
     from mailspan.wire import Reading
     from reducer.assembler import Sizes
@@ -81,6 +82,8 @@ class Counts:
     """Lines by when they were read at their source, in epoch seconds."""
     last_read: int = 0
     """That of the last one."""
+    canaries: list[Canary] = field(default_factory=list)
+    """Those that passed, which are no lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,8 @@ class Output:
     state: dict[str, bytes | None]
     offset: int
     read: int = 0
+    canaries: tuple[Canary, ...] = ()
+    """To be passed on."""
 
 
 class Placement:
@@ -191,6 +196,11 @@ class Partition:
         else:
             counts.unparsed[result.program, result.reason] += 1
 
+    def pass_on(self, canary: Canary, offset: int) -> None:
+        """Take a record of mail.raw that is a canary: nothing is kept of it but that it was read."""
+        self.offset = offset + 1
+        self.counts.canaries.append(canary)
+
     def take_counts(self) -> Counts:
         """Return what was counted since the last call, and begin anew."""
         taken = self.counts
@@ -228,7 +238,7 @@ class Partition:
         state[META] = msgspec.msgpack.encode(Meta(self.offset, self._watermarks))
         self._note_read(self._reading)
         read = min(self.counts.read, default=self.counts.last_read)
-        return Output(changes.documents, changes.withdrawn, state, self.offset, read)
+        return Output(changes.documents, changes.withdrawn, state, self.offset, read, tuple(self.counts.canaries))
 
     def _parser(self, reading: Reading) -> Parser:
         key = f"{reading.generation}\0{reading.host}\0{reading.zone}"

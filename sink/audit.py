@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
 
+from mailspan.canary import find_canary
 from sink.fragments import mail_of
 from sink.place import Place
 from sink.records import NoDocumentError, read_document, read_id
@@ -101,7 +102,7 @@ class DayAudit:
         try:
             if record.value:
                 self._add_document(record.value, Place(record.partition, record.offset))
-            else:
+            elif find_canary(record.headers) is None:
                 self._withdrawn[read_id(record.key or b"")] = Place(record.partition, record.offset)
         except (NoDocumentError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self._no_documents += 1

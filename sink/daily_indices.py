@@ -14,7 +14,7 @@ from sink.index_template import Wanted, is_made_of, lifecycle, mapping, overrule
 from sink.indices import day_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import date
 
     from sink.elasticsearch import Answer, Server
@@ -46,10 +46,16 @@ class Index(NamedTuple):
 class DailyIndices:
     """The indices PREFIX-YYYY.MM.DD of a server."""
 
-    def __init__(self, server: Server, prefix: str) -> None:
-        """Nothing is asked yet."""
+    def __init__(self, server: Server, prefix: str, mapping: Callable[..., dict[str, Any]] = mapping) -> None:
+        """`mapping` is theirs: that of mails, unless told otherwise. Nothing is asked yet."""
         self._server = server
         self._prefix = prefix
+        self._mapping = mapping
+
+    @property
+    def template_path(self) -> str:
+        """Where their template is."""
+        return template_path(self._prefix)
 
     def all(self) -> list[Index]:
         """Return the indices, oldest first. Raises StoreError."""
@@ -92,7 +98,7 @@ class DailyIndices:
         if not wanted.has_wildcard:
             yield "wildcard fields: this server has none; long texts are keywords"
         yield self._template(wanted, is_dry_run=is_dry_run)
-        mapped = mapping(has_wildcard=wanted.has_wildcard)
+        mapped = self._mapping(has_wildcard=wanted.has_wildcard)
         refusals = []
         every = self.all()
         if has_lifecycle:
@@ -184,7 +190,8 @@ class DailyIndices:
         return True
 
     def _template(self, wanted: Wanted, *, is_dry_run: bool) -> str:
-        path, body = template_path(self._prefix), template(self._prefix, wanted)
+        mapped = self._mapping(has_wildcard=wanted.has_wildcard)
+        path, body = self.template_path, template(self._prefix, wanted, mapped)
         found = self.stored_template()
         if found is not None and is_made_of(found, body):
             return f"template {self._prefix}: as it should be"
@@ -195,7 +202,7 @@ class DailyIndices:
 
     def stored_template(self) -> dict[str, Any] | None:
         """Return the template of the server; None where there is none. Raises StoreError."""
-        answer = self._server.request("GET", template_path(self._prefix))
+        answer = self._server.request("GET", self.template_path)
         if answer.status == 404:  # noqa: PLR2004 - HTTP's own
             return None
         return template_in(self._server.good(answer, "to see the index template", needs="index_templates"))

@@ -77,6 +77,10 @@ class Ages:
                 self._ages.observe(now - second)
                 self._since[record.partition] = max(self._since.get(record.partition, 0.0), float(second))
 
+    def reach(self, partition: int, sent_ms: int) -> None:
+        """Take note of a settled canary: it is no record whose age counts, but where the partition has got to."""
+        self._since[partition] = max(self._since.get(partition, 0.0), min(self._epoch(), sent_ms / 1000))
+
     def show(self, lags: Mapping[int, int]) -> Iterator[Figure]:
         """Yield all figures. `lags` are the records that are not settled, by partition, where that is known."""
         yield Figure("mailspan_record_age_seconds", self._ages.distribution, (STAGE,))

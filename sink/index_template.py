@@ -110,11 +110,17 @@ def mapping(*, has_wildcard: bool) -> Mapped:
     found: Mapped = {"dynamic": False, "_source": {"excludes": [HIDDEN]}, "properties": properties}
     if not has_wildcard:
         found = _without_wildcard(found)
+    return marked(found)
+
+
+def marked(found: Mapped) -> Mapped:
+    """Return a mapping with our mark on it: its version, and its digest."""
     return {**found, "_meta": {"mailspan": {"version": VERSION, "digest": _digest(found)}}}
 
 
-def template(prefix: str, wanted: Wanted) -> Mapped:
-    """Return the index template: mapping, settings, and the names it is for."""
+def template(prefix: str, wanted: Wanted, mapped: Mapped | None = None) -> Mapped:
+    """Return the index template: the mapping (None: that of mails), settings, and the names it is for."""
+    mapped = mapping(has_wildcard=wanted.has_wildcard) if mapped is None else mapped
     index: dict[str, Any] = {
         "number_of_shards": wanted.shards,
         "number_of_replicas": wanted.replicas,
@@ -128,7 +134,7 @@ def template(prefix: str, wanted: Wanted) -> Mapped:
     body = {
         "index_patterns": _patterns(prefix),
         "priority": _priority(prefix),
-        "template": {"settings": {"index": index}, "mappings": mapping(has_wildcard=wanted.has_wildcard)},
+        "template": {"settings": {"index": index}, "mappings": mapped},
     }
     return {**body, "_meta": {"mailspan": {"version": VERSION, "digest": _digest(body)}}}
 

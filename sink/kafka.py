@@ -20,21 +20,24 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
 
 from mailspan.dead_letter import DeadLetter, Source, headers_of, headers_of_record
 from mailspan.errors import MailspanError, UsageError
 from mailspan.kafka_faults import Faults
 from mailspan.kafka_settings import FIXED
-from mailspan.metrics import Figure
+from mailspan.metrics import Figure, Histogram
+from mailspan.topic_retention import TopicRetention
 from mailspan.topics import DEAD_LETTER, TRANSACTIONS, topic_name
 from sink.figures import STAGE
 from sink.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from mailspan.dead_letter import Headers
+    from mailspan.topic_retention import Promise
 
 GROUP = "mailspan-sink"
 _SESSION_TIMEOUT_MS = 6000  # a killed sink is missed for so long
@@ -115,7 +118,9 @@ class SinkKafka:
         self._owned: set[int] = set()  # those that run, or are paused
         self._is_paused = False
         self._held: list[Message] = []
-        self._waiting: set[int] = set()  # assigned, and not running yet
+        self._waiting: dict[int, float] = {}  # assigned, and not running yet; since when
+        self._restores = Histogram("mailspan_restore_seconds")
+        self._retention = TopicRetention(self._topic, STAGE, self._ask_for_settings, report)
         self._uncommitted: dict[int, int] = {}
         # For the lag, by partition: behind what is settled, behind what was read, and whether nothing came after that.
         self._settled: dict[int, int] = {}
@@ -160,8 +165,15 @@ class SinkKafka:
         """Whether it has joined the group, and all partitions that it has run."""
         return self._is_member and not self._waiting
 
+    @property
+    def owned(self) -> frozenset[int]:
+        """The partitions that run here, or are paused."""
+        return frozenset(self._owned)
+
     def figures(self) -> Iterator[Figure]:
-        """Yield what metrics show of its membership."""
+        """Yield what metrics show of its membership and its topic. Waits for nobody."""
+        yield from self._retention.figures(time.monotonic())
+        yield Figure("mailspan_restore_seconds", self._restores.distribution, (STAGE,))
         yield Figure("mailspan_partitions", len(self._owned), (STAGE, "running"))
         yield Figure("mailspan_partitions", len(self._waiting), (STAGE, "restoring"))
         yield Figure("mailspan_rebalances_total", self._rebalances, (STAGE,))
@@ -363,7 +375,7 @@ class SinkKafka:
 
         Raises SinkError.
         """
-        places = self._places(self._waiting)
+        places = self._places(self._waiting.keys())
         try:
             found = _each_is_good(self._consumer.committed(places, timeout=_ASK_SECONDS))
             known = {each.partition: each.offset for each in found}
@@ -384,7 +396,10 @@ class SinkKafka:
             self._tell_what_is_gone(
                 place.partition, known[place.partition], begins[place.partition], ends[place.partition]
             )
-        self._owned |= self._waiting
+        now = time.monotonic()
+        for since in self._waiting.values():
+            self._restores.observe(now - since)
+        self._owned |= self._waiting.keys()
         self._waiting.clear()
         self._consumer.resume(places)
 
@@ -417,14 +432,14 @@ class SinkKafka:
             begin = [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in numbers]
             consumer.incremental_assign(begin)
             consumer.pause(begin)
-        self._waiting.update(numbers)
+        self._waiting.update(dict.fromkeys(numbers, time.monotonic()))
 
     def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         self._rebalances += 1
         for place in places:
             # Whoever has it now reads again what is not committed: versions make that harmless.
             self._owned.discard(place.partition)
-            self._waiting.discard(place.partition)
+            self._waiting.pop(place.partition, None)
             self._uncommitted.pop(place.partition, None)
             self._settled.pop(place.partition, None)
             self._read.pop(place.partition, None)
@@ -432,7 +447,11 @@ class SinkKafka:
         self._held = [message for message in self._held if message.partition() in self._owned]
         consumer.incremental_unassign(places)
 
-    def _places(self, partitions: set[int]) -> list[TopicPartition]:
+    def _ask_for_settings(self) -> Promise:
+        resource = ConfigResource(ResourceType.TOPIC, self._topic)
+        return self._admin.describe_configs([resource])[resource]
+
+    def _places(self, partitions: AbstractSet[int]) -> list[TopicPartition]:
         return [TopicPartition(self._topic, partition) for partition in sorted(partitions)]
 
     def _error(self, fault: KafkaError, doing: str) -> SinkError:

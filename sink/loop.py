@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from mailspan.canary import CanaryFigures
 from mailspan.metrics import Figure
 from mailspan.repeats import Repeats
 from sink.bulk import Verdict
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from datetime import date
 
+    from mailspan.canary import Canary
+    from sink.canary_index import CanaryIndex
     from sink.elasticsearch_writer import ElasticsearchWriter
     from sink.kafka import SinkKafka, Stop
     from sink.records import Record, Step
@@ -40,6 +43,8 @@ _SETTLED = {
 """What each verdict counts as. Any other one: not settled."""
 COUNTED = ("records", *_SETTLED.values(), "withdrawn")
 """The figures, in the order in which they are told."""
+_CANARY = "canaries"
+"""What a canary counts as: it is none of the records."""
 
 
 class Waiting:
@@ -81,6 +86,7 @@ class Loop:
         self,
         kafka: SinkKafka,
         writer: ElasticsearchWriter,
+        canaries: CanaryIndex,
         waiting: Waiting,
         stop: Stop,
         *,
@@ -90,6 +96,8 @@ class Loop:
     ) -> None:
         self._kafka = kafka
         self._writer = writer
+        self._canaries = canaries
+        self._canary_figures = CanaryFigures(STAGE, epoch)
         self._waiting = waiting
         self._stop = stop
         self._days = days
@@ -127,12 +135,16 @@ class Loop:
         yield from self._writer.figures()
         yield from self._kafka.figures()
         yield from self._ages.show(self._kafka.lags())
+        self._canary_figures.keep(self._kafka.owned)
+        yield from self._canary_figures.show()
+        yield Figure("mailspan_sink_canaries_dropped_total", self._canaries.dropped)
 
     def step(self) -> None:
         """Gather and settle one batch."""
         self.turned()
         records = self._kafka.gather(MOST_RECORDS, MOST_BYTES, GATHER_SECONDS)
         self._dead.tell(time.monotonic())
+        self._canaries.tell(time.monotonic())
         if not records:
             self._kafka.commit({})  # what could not be committed before
             return
@@ -142,12 +154,12 @@ class Loop:
             self._waiting.over()
         self._kafka.commit(settled_offsets(records, [name is not None for name in became]))
         self._ages.settle(record for record, name in zip(records, became, strict=True) if name is not None)
-        found = Counter(name for name in became if name is not None)
+        found = Counter(name for name in became if name not in {None, _CANARY})
         self.counts += Counter({**found, "records": found.total()})
 
     def _settle(self, records: Sequence[Record]) -> list[str | None]:
         """Return what each record counts as; None: it is not settled, since the loop is to stop."""
-        steps, faults = plan(records)
+        steps, faults, canaries = plan(records)
         became: list[str | None] = [None] * len(records)
         letters = dict(faults)
         for step in steps:
@@ -159,7 +171,19 @@ class Loop:
             return became
         for place in letters:
             became[place] = "dead_letters"
+        if all(name is not None for place, name in enumerate(became) if place not in canaries):
+            self._pass(canaries, records, became)
         return became
+
+    def _pass(self, canaries: dict[int, Canary], records: Sequence[Record], became: list[str | None]) -> None:
+        """Write the canaries, once, behind the documents that came with them; whatever comes of it, they are past."""
+        found = [(records[place].partition, canary) for place, canary in canaries.items()]
+        for (partition, canary), is_settled in zip(found, self._canaries.write(found), strict=True):
+            if is_settled:
+                self._canary_figures.settle(partition, canary.sent_ms)
+                self._ages.reach(partition, canary.sent_ms)
+        for place in canaries:
+            became[place] = _CANARY
 
     def _write(self, step: Step, became: list[str | None], letters: dict[int, str]) -> bool:
         """Write one step; return whether all of it is settled."""

@@ -1,7 +1,7 @@
 """Records of mail.transactions: which documents they are, and in which order they take effect. Pure.
 
-A record is a document (its JSON), or the withdrawal of an id (no value; the key is the id). Any bytes may come in: what
-is no document says why.
+A record is a document (its JSON), or the withdrawal of an id (no value; the key is the id), or a canary (no value; a
+header says so). Any bytes may come in: what is no document says why.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NotRequired, Requi
 
 import msgspec
 
+from mailspan.canary import Canary, find_canary
 from mailspan.document import FIELDS, MAX_ID_CHARACTERS, Field
 from sink.fragments import mail_of
 
@@ -117,10 +118,11 @@ class Step:
 
 
 class Plan(NamedTuple):
-    """What a batch of records does: steps, one after another, and by index what is no document."""
+    """What a batch of records does: steps, one after another, and by index what is no document, and canaries."""
 
     steps: list[Step]
     faults: dict[int, str]
+    canaries: dict[int, Canary]
 
 
 def plan(records: Sequence[Record]) -> Plan:
@@ -131,6 +133,7 @@ def plan(records: Sequence[Record]) -> Plan:
     """
     steps = [Step()]
     faults: dict[int, str] = {}
+    canaries: dict[int, Canary] = {}
     for place, record in enumerate(records):
         try:
             if record.value:
@@ -140,11 +143,13 @@ def plan(records: Sequence[Record]) -> Plan:
                 steps[-1].documents.append(document)
                 steps[-1].encoded.append(record.value)
                 steps[-1].places.append(place)
+            elif (canary := find_canary(record.headers)) is not None:
+                canaries[place] = canary
             else:
                 steps[-1].withdrawn.setdefault(read_id(record.key), []).append(place)
         except NoDocumentError as error:
             faults[place] = str(error)
-    return Plan([_without_withdrawn(step) for step in steps], faults)
+    return Plan([_without_withdrawn(step) for step in steps], faults, canaries)
 
 
 def _without_withdrawn(step: Step) -> Step:

@@ -26,6 +26,7 @@ from mailspan.inputs.limits import allow_open_files
 from mailspan.line_key import LineKeys
 from mailspan.wire import Reading
 from producers import figures
+from producers.canaries import Canaries
 from producers.checkpoint import Checkpoint
 from producers.kafka import KafkaTopic
 from producers.state_folder import StateFolder
@@ -82,7 +83,16 @@ def run(args: argparse.Namespace) -> int:
     with serving(args.settings.metrics_address, figures.STAGE, stop, say) as served:
         topic = KafkaTopic(args.settings, keys, say)
         served.is_ready = lambda: True  # a broker has answered; where it goes away, lines wait at their source
-        around = Surroundings(topic, clock, stop, served)
+        canaries = Canaries(
+            topic,
+            clock,
+            say,
+            producer=own,
+            input=args.input,
+            partitions=args.settings.partitions,
+            interval_seconds=0 if args.once else args.settings.canary_seconds,
+        )
+        around = Surroundings(topic, clock, stop, served, canaries)
         try:
             if checkpoint is not None:
                 settings = TailSettings(args.patterns, host, zone, own, backfill=args.backfill)
@@ -98,10 +108,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_tail(tail: Tail, around: Surroundings, *, once: bool) -> int:
     topic, stop = around.topic, around.stop
-    around.served.figures = lambda: figures.of_tail(tail, topic)
+    around.show(lambda: figures.of_tail(tail, topic))
     told_at = time.monotonic()
     while not stop.is_set:
-        around.served.turn()
+        around.turn()
         if not tail.step():
             if once and tail.is_idle and time.monotonic() >= tail.resume_at:
                 tail.flush_ends()
@@ -130,9 +140,9 @@ def _run_stdin(around: Surroundings, host: str, zone: str) -> int:
         return Reading(generation, now, now, host, zone, "stdin", observer)
 
     stream = Stdin(sys.stdin.fileno(), around.topic, reading, around.clock, say)
-    around.served.figures = lambda: figures.of_stdin(stream, around.topic)
+    around.show(lambda: figures.of_stdin(stream, around.topic))
     while not around.stop.is_set and not (stream.is_ended and stream.is_settled):
-        around.served.turn()
+        around.turn()
         stream.step(IDLE_SECONDS)
     deadline = time.monotonic() + END_SECONDS
     while not stream.is_settled and time.monotonic() < deadline:

@@ -54,11 +54,11 @@ def run(
         is_followed=not args.once,
     )
     journal = Journal(settings, state, around.topic, around.clock, say)
-    around.served.figures = lambda: figures.of_journal(journal, around.topic)
+    around.show(lambda: figures.of_journal(journal, around.topic))
     told_at = time.monotonic()
     try:
         while not around.stop.is_set and not (journal.is_ended and journal.is_settled):
-            around.served.turn()
+            around.turn()
             journal.step(IDLE_SECONDS)
             if time.monotonic() - told_at >= TOLD_SECONDS:
                 told_at = time.monotonic()

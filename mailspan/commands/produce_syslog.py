@@ -87,10 +87,10 @@ def run(
     limits = {field: getattr(args, name) for name, (field, _) in _LIMITS.items() if getattr(args, name) is not None}
     settings = SyslogSettings(host, zone, observer, args.log_host or "", SyslogLimits(**limits))
     server = SyslogServer(_open(addresses, context), around.topic, settings, around.clock, say)
-    around.served.figures = lambda: figures.of_syslog(server, around.topic)
+    around.show(lambda: figures.of_syslog(server, around.topic))
     told_at = time.monotonic()
     while not around.stop.is_set:
-        around.served.turn()
+        around.turn()
         server.step(IDLE_SECONDS)
         if time.monotonic() - told_at >= TOLD_SECONDS:
             told_at = time.monotonic()

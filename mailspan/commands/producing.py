@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from mailspan.terminal import sanitise
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from mailspan.commands.serving import Served
     from mailspan.commands.stopping import Stop
+    from mailspan.metrics import Figure
+    from producers.canaries import Canaries
     from producers.kafka import KafkaTopic
     from producers.tail import Clock
 
@@ -23,12 +28,22 @@ TOLD_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What an input runs with: the topic, the clocks, when to stop, and where its figures are shown."""
+    """What an input runs with: topic, clocks, when to stop, where its figures are shown, and the canaries beside it."""
 
     topic: KafkaTopic
     clock: Clock
     stop: Stop
     served: Served
+    canaries: Canaries
+
+    def turn(self) -> None:
+        """Do what is due beside the input; to be called at each turn of its loop."""
+        self.served.turn()
+        self.canaries.turn()
+
+    def show(self, figures: Callable[[], Iterable[Figure]]) -> None:
+        """Have these figures shown, and those of the canaries."""
+        self.served.figures = lambda: chain(figures(), self.canaries.figures())
 
 
 def say(message: str) -> None:

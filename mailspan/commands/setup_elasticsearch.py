@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from sink.canary_index import CANARY_DAYS, canary_indices
 from sink.daily_indices import DailyIndices
 from sink.elasticsearch import Server
 from sink.elasticsearch_settings import connection_of
 from sink.index_template import Wanted
+from sink.indices import first_kept_day
 
 if TYPE_CHECKING:
     from datetime import date
@@ -21,6 +24,9 @@ def set_up(settings: Settings, *, is_dry_run: bool) -> None:
         server.version()
         wanted = Wanted(settings.index_shards, settings.index_replicas, settings.retention_days)
         for line in DailyIndices(server, settings.index_prefix).set_up(wanted, is_dry_run=is_dry_run):
+            print(line)
+        of_canaries = Wanted(1, settings.index_replicas, CANARY_DAYS)
+        for line in canary_indices(server, settings.index_prefix).set_up(of_canaries, is_dry_run=is_dry_run):
             print(line)
 
 
@@ -40,7 +46,20 @@ def delete_before(settings: Settings, store: str, first_kept: date, days: int, *
         done = "would delete" if is_dry_run else "deleted"
         kept = f"and keep {days} days" if is_dry_run else f"{days} days are kept"
         print(f"{done} {len(old)} indices of {documents} documents of days before {first_kept}; {kept}")
+        _delete_canaries(server, settings.index_prefix, is_dry_run=is_dry_run)
     return 0
+
+
+def _delete_canaries(server: Server, index_prefix: str, *, is_dry_run: bool) -> None:
+    """Delete the indices of canaries that are too old: those have few days of their own, and no documents of mail."""
+    first_kept = first_kept_day(datetime.now(UTC).date(), CANARY_DAYS)
+    indices = canary_indices(server, index_prefix)
+    old = [index for index in indices.all() if index.day < first_kept]
+    for index in old:
+        if not is_dry_run:
+            indices.delete(index)
+    if old:
+        print(f"{'would delete' if is_dry_run else 'deleted'} {len(old)} indices of canaries before {first_kept}")
 
 
 def _shown(count: int | None, *, is_closed: bool) -> str:

@@ -18,6 +18,7 @@ from mailspan.commands.serving import serving
 from mailspan.commands.stopping import Stop
 from mailspan.kafka_settings import client_config
 from mailspan.terminal import sanitise
+from sink.canary_index import CanaryIndex
 from sink.elasticsearch import NoAnswerError, Server
 from sink.elasticsearch_settings import connection_of
 from sink.elasticsearch_writer import ElasticsearchWriter
@@ -70,7 +71,8 @@ def _run(settings: Settings, connection: Connection, kafka: SinkKafka, stop: Sto
     with Server(connection) as server:
         writer = _writer(server, settings, days()[0], stop, waiting)
         if writer is not None:
-            loop = Loop(kafka, writer, waiting, stop, days=days, report=_say, epoch=time.time)
+            canaries = CanaryIndex(server, settings.index_prefix, epoch=time.time, report=_say)
+            loop = Loop(kafka, writer, canaries, waiting, stop, days=days, report=_say, epoch=time.time)
             loop.turned, served.figures, served.is_ready = served.turn, loop.figures, lambda: kafka.is_ready
             loop.run()
 
