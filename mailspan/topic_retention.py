@@ -5,7 +5,6 @@ What it is asked with is the caller's: something that begins to ask and returns 
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mailspan.metrics import Figure
@@ -61,5 +60,5 @@ class TopicRetention:
                     " describe its configuration is missing, or no broker answers"
                 )
             return False
-        self._seconds = math.inf if milliseconds < 0 else milliseconds / 1000
+        self._seconds = float("inf") if milliseconds < 0 else milliseconds / 1000
         return True

@@ -46,6 +46,7 @@ class Site:
             "TOPIC_PREFIX": self.prefix,
             "PARTITIONS": str(PARTITIONS),
             "STATE_DIR": str(folder / "state"),
+            "CANARY_SECONDS": "0",  # tests count records; tests/test_canary_live.py and chaos have canaries
         }
 
     def environment(self, **settings: str) -> dict[str, str]:

@@ -114,6 +114,7 @@ class Fleet:
             "TOPIC_PREFIX": self.prefix,
             "PARTITIONS": str(PARTITIONS),
             "COMMIT_INTERVAL_SECONDS": "0.5",
+            "CANARY_SECONDS": "1",
             **settings,
         }
         return environment(ours)
