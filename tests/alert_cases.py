@@ -48,6 +48,8 @@ def _one(series: str, firing: str, quiet: str, at: str, **labels: str) -> Case:
 
 
 _LAG = 'mailspan_lag_seconds{stage="reduce",partition="3",instance="r1"}'
+_SINK_LAG = 'mailspan_lag_seconds{stage="sink",partition="3",instance="s1"}'
+_RETENTION = 'mailspan_topic_retention_seconds{{stage="{}",instance="i1"}}'
 _BUILD = {
     f'mailspan_build_info{{stage="{stage}",instance="{stage}1"}}': "1x60" for stage in ("produce", "reduce", "sink")
 }
@@ -58,10 +60,27 @@ CASES: dict[str, Case] = {
     "MailspanFreshnessBurnsFast": Case(_ages(900, 1000, 40), _ages(995, 1000, 40), "30m", {"stage": "sink"}),
     "MailspanFreshnessBurns": Case(_ages(990, 1000, 60), _ages(996, 1000, 60), "50m", {"stage": "sink"}),
     "MailspanFreshnessBurnsSlowly": Case(_ages(997, 1000, 90), _ages(9995, 10000, 90), "80m", {"stage": "sink"}),
+    "MailspanCanaryLate": _one(
+        'mailspan_canary_age_seconds{stage="sink",instance="s1"}', "5+60x20", "5 65 110 5 70 115 5 5 5 5 5", "10m",
+        stage="sink",
+    ),
+    "MailspanCanaryAbsent": Case(
+        {'mailspan_canary_age_seconds{stage="reduce",instance="r1"}': "5x60"},
+        {'mailspan_canary_age_seconds{stage="sink",instance="s1"}': "5x60"},
+        "10m",
+        {"stage": "sink"},
+    ),
     # Quiet: behind, and catching up.
     "MailspanLagGrowing": _one(_LAG, "0+60x60", "3600-100x30", "30m", stage="reduce", partition="3"),
+    # Firing: of another stage nothing is known, and 7 days are assumed. Quiet: kept for longer, and for ever.
     "MailspanLagNearsRetention": Case(
-        {_LAG: "400000x30"}, {_LAG: "300000x30"}, "20m", {"stage": "reduce"},
+        {_LAG: "400000x30", _RETENTION.format("sink"): "1e9x30"},
+        {
+            _LAG: "400000x30", _RETENTION.format("reduce"): "1209600x30",
+            _SINK_LAG: "9e9x30", _RETENTION.format("sink"): "1e17x30",
+        },
+        "20m",
+        {"stage": "reduce"},
     ),
     # Firing: found as the process started, before it was first asked.
     "MailspanLostRecords": _one(

@@ -97,6 +97,7 @@ def _rates(stage: str) -> tuple[Panel, ...]:
 
 OVERVIEW = (
     Panel("Late records", "percentunit", "Part of the records that the sink settled later than 30 s after they were read; the objective is at most 0.1 %.", (('stage:mailspan_record_age_seconds:late_ratio_rate5m{stage="sink"}', "5 minutes"), ('stage:mailspan_record_age_seconds:late_ratio_rate1h{stage="sink"}', "1 hour"))),
+    Panel("Age of the newest canary", "s", "Of the marked records that producers send every 10 s, the newest that each stage has settled, of the process where that is oldest. Where it grows the pipeline stands, with mail or without.", (("max by (stage) (mailspan_canary_age_seconds)", "{{stage}}"),)),
     Panel("Throughput", "short", "Records a second: lines that Kafka acknowledged, lines that the reducer settled, documents that it wrote, records that the sink settled.", (("sum(rate(mailspan_producer_lines_total[$__rate_interval]))", "lines produced"), ("sum(rate(mailspan_reducer_lines_total[$__rate_interval]))", "lines reduced"), ("sum(rate(mailspan_reducer_documents_total[$__rate_interval]))", "documents written"), ("sum(rate(mailspan_sink_records_total[$__rate_interval]))", "records settled by the sink"))),
     Panel("Lag in time", "s", "Age of the last settled record in the worst partition of each stage; 0 where all is settled.", (("max by (stage) (mailspan_lag_seconds)", "{{stage}}"),)),
     Panel("Age of records", "s", "The oldest hundredth of the records, by stage, when they were settled there.", (("stage:mailspan_record_age_seconds:p99_rate5m", "{{stage}}"),)),
@@ -145,6 +146,7 @@ SINK = (
     Panel("Items of the next bulk", "short", "How many items the next request may have: fewer where Elasticsearch refuses.", (("min by (instance) (mailspan_sink_bulk_items)", "{{instance}}"),)),
     Panel("Retries", "short", "Items of the last hour that had to be sent again.", (("sum(increase(mailspan_sink_retries_total[1h]))", "retries"),)),
     Panel("Waiting", "short", "1 where a sink waits for Elasticsearch.", (("max by (instance) (mailspan_sink_waiting)", "{{instance}}"),)),
+    Panel("Taking over", "s", "How long a partition waited from its assignment until it ran: the median and the slowest hundredth.", _quantiles("mailspan_restore_seconds", '{stage="sink"}')),
 )  # fmt: skip
 
 _COUNT: Json = {"id": "1", "type": "count"}
