@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from mailspan.errors import StoreError
 from mailspan.repeats import Repeats
 from sink.bulk import Item, Verdict, body_of, newest_of_each, outcomes_of
-from sink.daily_indices import DailyIndices
+from sink.daily_indices import DailyIndices, template_in
 from sink.elasticsearch import NoAnswerError
 from sink.elasticsearch_settings import explain
 from sink.index_template import marked, template_fault
@@ -50,7 +51,7 @@ def canary_prefix(index_prefix: str) -> str:
     return f"canary.{index_prefix}"
 
 
-def canary_mapping(*, has_wildcard: bool) -> dict[str, Any]:  # noqa: ARG001 - no field here needs it
+def canary_mapping(*, has_wildcard: bool = False) -> dict[str, Any]:  # noqa: ARG001 - no field here needs it
     """Return the mapping of these indices."""
     return marked({"dynamic": False, "properties": _PROPERTIES})
 
@@ -123,7 +124,7 @@ class CanaryIndex:
                 self._note(fault)
                 return {}
             answer = self._server.request("POST", "/_bulk", body=body_of(items), seconds=_SECONDS)
-        except NoAnswerError as error:
+        except (NoAnswerError, StoreError) as error:
             self._note(str(error))
             return {}
         if not answer.is_good:
@@ -136,13 +137,18 @@ class CanaryIndex:
         return {item.id: outcome.verdict for item, outcome in zip(items, outcomes, strict=True)}
 
     def _fault_of_template(self, names: frozenset[str]) -> str | None:
-        """Return why no index may be made now; None where that is right, or these were begun before."""
+        """Return why no index may be made now; None where it may, or these were begun before.
+
+        Raises NoAnswerError and StoreError.
+        """
         if names <= self._begun:
             return None
         answer = self._server.request("GET", self._indices.template_path, seconds=_SECONDS)
-        if answer.status != 404 and not answer.is_good:  # noqa: PLR2004 - HTTP's own
-            return explain(answer.status, answer.reason, self._server.shown, "to see the index template of canaries")
-        found = answer.body["index_templates"][0]["index_template"] if answer.is_good else None
+        found = None
+        if answer.status != 404:  # noqa: PLR2004 - HTTP's own
+            doing = "to see the index template of canaries"
+            body = self._server.good(answer, doing, needs="index_templates")
+            found = template_in(body) if body["index_templates"] else None
         fault = template_fault(found)
         if fault is None:
             self._begun = names

@@ -23,11 +23,14 @@ def set_up(settings: Settings, *, is_dry_run: bool) -> None:
     with Server(connection_of(settings)) as server:
         server.version()
         wanted = Wanted(settings.index_shards, settings.index_replicas, settings.retention_days)
+        said = set()
         for line in DailyIndices(server, settings.index_prefix).set_up(wanted, is_dry_run=is_dry_run):
             print(line)
+            said.add(line)
         of_canaries = Wanted(1, settings.index_replicas, CANARY_DAYS)
         for line in canary_indices(server, settings.index_prefix).set_up(of_canaries, is_dry_run=is_dry_run):
-            print(line)
+            if line not in said:  # of the server
+                print(line)
 
 
 def delete_before(settings: Settings, store: str, first_kept: date, days: int, *, is_dry_run: bool) -> int:
