@@ -513,12 +513,16 @@ class StateReader:
                 "fetch.queue.backoff.ms": 10,
             }
         )
+        self._topic = topic
         self._ends = dict(ends)
         self.state = {partition: StoredState() for partition in ends}
         self._consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in ends])
 
     def read(self, most: int, seconds: float) -> list[int]:
-        """Read on; return the partitions whose state is now complete. Blocks for up to `seconds`."""
+        """Read on; return the partitions whose state is now complete. Blocks for up to `seconds`.
+
+        Those run from then on, and write: what comes after the end is not read.
+        """
         done = []
         for message in self._consumer.consume(most, seconds):
             partition, offset = message.partition() or 0, message.offset() or 0
@@ -533,6 +537,7 @@ class StateReader:
                 if partition in self._ends and offset >= self._ends[partition]:
                     del self._ends[partition]
                     done.append(partition)
+                    self._consumer.pause([TopicPartition(self._topic, partition)])
             elif not error.retriable() and error.code() not in _HARMLESS:
                 raise ReducerError(f"the stored state cannot be read: {error.str()}")
         return done

@@ -21,9 +21,11 @@ from ruamel.yaml import YAML
 from mailspan.settings import Settings
 from producers.kafka import Admin
 from tests.chain import Chain
+from tests.jars import free_port
 from tests.kafka_site import wait_until
 from tests.kubernetes import FOLDER
 from tests.running import mailspan
+from tests.scraping import scrape
 
 if TYPE_CHECKING:
     import subprocess
@@ -46,6 +48,7 @@ TYPES = {
     "transactionalId": ResourceType.TRANSACTIONAL_ID,
     "cluster": ResourceType.BROKER,  # the client's name for it
 }
+WEEK_SECONDS = 7 * 86400
 Right = tuple[ResourceType, str, ResourcePatternType, str, str, AclOperation, AclPermissionType]
 PATTERNS = {"literal": ResourcePatternType.LITERAL, "prefix": ResourcePatternType.PREFIXED}
 LOG = b"""\
@@ -126,11 +129,15 @@ def test_each_user_of_the_manifests_may_do_its_work(chain: Secured) -> None:
     with chain.rights_of("mailspan-producer"):
         done = chain.as_bob("produce", "stdin", given=LOG)
         assert done.returncode == 0, done.stderr
-    with chain.rights_of("mailspan-reducer"), chain.stage("reduce", **chain.bob):
+    port = free_port()
+    shown = {**chain.bob, "METRICS_ADDRESS": f":{port}"}
+    with chain.rights_of("mailspan-reducer"), chain.stage("reduce", **shown):
         chain.wait_until_reduced()
+        wait_until(lambda: scrape(port).total("mailspan_topic_retention_seconds", stage="reduce") == WEEK_SECONDS)
     chain.send([(b"poison", b"no document")])
-    with chain.rights_of("mailspan-sink"), chain.sink(**chain.bob):
+    with chain.rights_of("mailspan-sink"), chain.sink(**shown):
         chain.wait_until_settled()
+        wait_until(lambda: scrape(port).total("mailspan_topic_retention_seconds", stage="sink") == WEEK_SECONDS)
         wait_until(lambda: chain.dead_letters() == 1)
     wait_until(lambda: b"bob@example.com" in chain.run("search", "4D00000001", "--store", chain.node.url).stdout)
     assert chain.as_bob("produce", "stdin", given=LOG).returncode == 3  # nothing is left of all the rights

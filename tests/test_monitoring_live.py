@@ -1,32 +1,34 @@
 """A real Prometheus beside all stages on the real Kafka and Elasticsearch: each rule and panel is asked, alerts fire.
 
-One run serves all tests here. First all is well, and everything that is asked has an answer; then Elasticsearch is
-away, a record is poisoned, the producer ends, and the alerts for that fire. Of the rules only the durations of `for` are
-others.
+One run serves all tests here. First all is well, and everything that is asked has an answer, and canaries arrive; then
+a record is poisoned, and to the line and to the document all is accounted for; then Elasticsearch is away, the producer
+ends, and the alerts for that fire. Of the rules only the durations of `for` are others.
 """
 
 from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from deploy.grafana import dashboards
+from mailspan.canary import CANARY_NAME, Canary, encode_canary
 from mailspan.metrics import BY_NAME
 from tests.alert_cases import RULES, rules
-from tests.chain import Chain
+from tests.chain import Chain, record
 from tests.jars import end, free_port
-from tests.kafka_site import wait_until
+from tests.kafka_site import PARTITIONS, wait_until
 from tests.monitoring import OF_OTHERS, asked, prometheus_queries, search_of
 from tests.prometheus_server import Prometheus, needs_prometheus, running
-from tests.scraping import get, is_answering
+from tests.scraping import get, is_answering, scrape
 from tests.tcp_proxy import Proxy, proxied
 
 if TYPE_CHECKING:
@@ -56,9 +58,13 @@ scrape_configs:
 """
 
 
-def mail(count: int, first: int) -> bytes:
-    """Return the log of so many mails of now, of each outcome some, and a refusal."""
-    at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ mx1.example.com postfix")
+OLD_DAYS, KEPT_DAYS = 200, 90
+
+
+def mail(count: int, first: int, days_ago: int = 0) -> bytes:
+    """Return the log of so many mails, of now unless told otherwise, of each outcome some, and a refusal."""
+    moment = datetime.now(UTC) - timedelta(days=days_ago)
+    at = moment.strftime("%Y-%m-%dT%H:%M:%SZ mx1.example.com postfix")
     lines = []
     for number in range(first, first + count):
         key = f"{0x3B6D700000 + number:010X}"
@@ -91,9 +97,13 @@ class Live(NamedTuple):
     processes: dict[str, tuple[subprocess.Popen[bytes], int]]
     log: Path
 
-    def write(self, count: int, first: int) -> None:
+    def write(self, lines: bytes) -> None:
         with self.log.open("ab") as file:
-            file.write(mail(count, first))
+            file.write(lines)
+
+    def total(self, job: str, name: str, **labels: str) -> int:
+        """Return what a process itself says."""
+        return round(scrape(self.processes[job][1]).total(name, **labels))
 
     def has(self, expression: str) -> bool:
         return bool(self.prometheus.query(expression))
@@ -120,6 +130,7 @@ def quick(text: str) -> str:
 def live(broker: Broker, node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     folder = tmp_path_factory.mktemp("monitoring")
     chain = Chain(broker, node, folder)
+    chain.settings |= {"CANARY_SECONDS": "2", "COMMIT_INTERVAL_SECONDS": "0.3", "RETENTION_DAYS": str(KEPT_DAYS)}
     chain.setup()
     log = folder / "mail.log"
     log.write_bytes(mail(60, 0))
@@ -140,7 +151,7 @@ def live(broker: Broker, node: Node, tmp_path_factory: pytest.TempPathFactory) -
         prometheus = stack.enter_context(running(folder, CONFIGURATION.format(jobs=jobs)))
         found = Live(chain, prometheus, proxy, processes, log)
         wait_until(lambda: found.has("sum(mailspan_sink_records_total) > 60"))
-        found.write(60, 60)
+        found.write(mail(60, 60))
         wait_until(lambda: found.has("sum(mailspan_sink_records_total) > 120"))
         wait_until(
             lambda: found.has("sum(mailspan_lag_records) == 0 and sum(rate(mailspan_sink_records_total[1m])) > 0")
@@ -236,17 +247,102 @@ def values(found: Any) -> Iterator[float]:  # noqa: ANN401 - JSON
             yield from values(each)
 
 
-def test_alerts_fire_when_it_happens(live: Live) -> None:
-    """Last, as it breaks the run: a poison record; documents that go nowhere while lines wait; no producer."""
-    wanted = {"MailspanDeadLetters", "MailspanLagGrowing"}
-    assert not live.prometheus.firing() & wanted
-    live.chain.send([(b"poison", b"no document")])
+def test_canaries_of_the_producer_come_into_their_index_by_all_partitions(live: Live) -> None:
+    index = f"canary.{live.chain.settings['INDEX_PREFIX']}-*"
+    hits: list[dict[str, Any]] = []
+
+    def have_all_arrived() -> bool:
+        assert live.chain.node.ask("POST", f"/{index}/_refresh")[0] == 200
+        _, answer = live.chain.node.ask("POST", f"/{index}/_search", {"size": 100})
+        assert isinstance(answer, dict)
+        hits[:] = answer["hits"]["hits"]
+        return len(hits) >= PARTITIONS
+
+    wait_until(have_all_arrived)
+    own = socket.gethostname()
+    assert {hit["_id"] for hit in hits} == {f"{own}/tail/{partition}" for partition in range(PARTITIONS)}
+    for hit in hits:
+        sent, written = (datetime.fromisoformat(hit["_source"][name]) for name in ("sent", "written"))
+        assert timedelta(0) <= written - sent < timedelta(seconds=60)
+        assert hit["_index"].endswith(f"{sent:-%Y.%m.%d}")
+    assert live.total("sink", "mailspan_sink_canaries_dropped_total") == 0
+    # of the moments at which they were asked, each stage's is later than the next one's
+    counts = [live.total(job, "mailspan_canaries_total") for job in ("sink", "reducer", "producer")]
+    assert PARTITIONS <= counts[0] <= counts[1] <= counts[2]
+    for stage_name in ("produce", "reduce", "sink"):
+        assert live.has(f'mailspan_canary_age_seconds{{stage="{stage_name}"}} < 60')
+    assert live.has('mailspan_topic_retention_seconds{stage="reduce"} == 7 * 86400')
+    assert live.has('mailspan_topic_retention_seconds{stage="sink"} == 7 * 86400')
+    assert live.has('mailspan_restore_seconds_count{stage="sink"} == 6')
+
+
+def test_all_that_was_sent_is_accounted_for_in_each_stage(live: Live) -> None:
+    """By what the processes themselves say: no line, no document and no record is counted nowhere or twice.
+
+    Among them are what is of no use, copies, what says that it is a canary, a mail that is too old, and a poison record.
+    """
+    forged = encode_canary(Canary(int(time.time() * 1000), "mx1.example.com", "tail"))
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ mx1.example.com").encode()
+    text = b"".join(
+        b"%b postfix/smtp[9]: %b: %b\n" % (stamp, CANARY_NAME.encode(), each) for each in (forged, b"", b"x")
+    )
+    copies = mail(3, 150)
+    live.write(copies + copies + text + CANARY_NAME.encode() + b"\n\n" + mail(3, 200, OLD_DAYS))
+    lines = live.log.read_bytes().count(b"\n")
+    wait_until(lambda: live.total("reducer", "mailspan_reducer_lines_total") >= lines)
+    quiet_seconds = 6.0  # documents that need not be written at once are, 5 s later
+    documents, since = -1, time.monotonic()
+
+    def is_all_written() -> bool:
+        nonlocal documents, since
+        count = live.total("reducer", "mailspan_reducer_documents_total")
+        if count != documents:
+            documents, since = count, time.monotonic()
+        return time.monotonic() - since > quiet_seconds
+
+    wait_until(is_all_written)
+    withdrawn = live.total("reducer", "mailspan_reducer_withdrawn_total")
+    assert "MailspanDeadLetters" not in live.prometheus.firing()
+    again = next(iter(live.chain.stored().values()))
+    live.chain.send([(b"poison", b"no document"), record(again)])
+    records = documents + withdrawn + 2
+    wait_until(lambda: live.total("sink", "mailspan_sink_records_total") >= records)
+    at_once = {job: scrape(port) for job, (_, port) in live.processes.items()}
+
+    reduced, sunk = at_once["reducer"], at_once["sink"]
+    assert at_once["producer"].total("mailspan_producer_lines_total") == lines
+    assert reduced.total("mailspan_reducer_lines_total") == lines
+    parts = [reduced.total(f"mailspan_reducer_lines_{what}_total") for what in ("applied", "ignored", "unparsed")]
+    assert sum(parts) == lines
+    assert min(parts) > 0
+    assert reduced.total("mailspan_reducer_lines_ignored_total", reason="duplicate") > 0
+    assert reduced.total("mailspan_reducer_documents_total") == documents
+    assert sunk.total("mailspan_sink_records_total") == records
+    results = {
+        result: sunk.total("mailspan_sink_results_total", result=result)
+        for result in ("indexed", "superseded", "expired", "dead_letters", "withdrawn")
+    }
+    assert sum(results.values()) == sunk.total("mailspan_sink_results_total") == records
+    assert (results["dead_letters"], results["withdrawn"]) == (1, withdrawn)
+    assert min(results[each] for each in ("indexed", "superseded", "expired")) > 0
+    stored = live.chain.stored()
+    assert len(stored) <= results["indexed"]
+    assert f"{CANARY_NAME}" not in str(stored.keys())
+    dropped = sunk.total("mailspan_sink_canaries_dropped_total")
+    sent = at_once["producer"].total("mailspan_canaries_total")
+    assert 0 < sunk.total("mailspan_canaries_total") + dropped <= sent + 1
     wait_until(lambda: "MailspanDeadLetters" in live.prometheus.firing())
+
+
+def test_alerts_fire_when_it_happens(live: Live) -> None:
+    """Last, as it breaks the run: documents and canaries that go nowhere while lines wait; then no producer."""
+    wanted = {"MailspanLagGrowing", "MailspanCanaryLate"}
+    assert not live.prometheus.firing() & wanted
     live.proxy.is_silent = True
     live.proxy.reset()
-    live.write(60, 120)
+    live.write(mail(60, 220))
     wait_until(lambda: live.has('sum(mailspan_lag_records{stage="sink"}) > 0'))
+    wait_until(lambda: wanted <= live.prometheus.firing(), LATE_SECONDS)
+    assert "MailspanStageAbsent" not in live.prometheus.firing()
     end(live.processes["producer"][0], signal.SIGTERM)
-    wait_until(
-        lambda: (wanted | {"MailspanTargetDown", "MailspanStageAbsent"}) <= live.prometheus.firing(), LATE_SECONDS
-    )
+    wait_until(lambda: {"MailspanTargetDown", "MailspanStageAbsent"} <= live.prometheus.firing(), LATE_SECONDS)
