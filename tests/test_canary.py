@@ -18,6 +18,7 @@ from mailspan.canary import CANARY_KEY, CANARY_NAME, Canary, CanaryFigures, enco
 from mailspan.wire import Reading, encode_header, encode_reading
 from producers.canaries import Canaries, stride_of
 from producers.tail import Clock
+from reducer.figures import Figures
 from reducer.partition import META, Meta, Options, Partition
 from sink.audit import DayAudit
 from sink.kafka_topic import TopicRecord
@@ -285,3 +286,29 @@ def test_a_partition_is_the_same_with_and_without_them(name: str) -> None:
         assert before == replace(after, canaries=[])
     passed = sum(len(each.canaries) for each in outputs_with)
     assert passed == sum(len(each.canaries) for each in counts_with) > 0
+
+
+def test_a_reducer_is_as_far_as_the_canary_that_it_settled() -> None:
+    """So a partition without mail has a lag in seconds that is true; and a wrong clock makes no host silent."""
+    now = 1_795_500_300.0
+    figures = Figures(lambda: now)
+    partition = Partition(OPTIONS, 3, 6)
+    partition.pass_on(CANARY, 41)
+    figures.begin(3, 40, 99)
+    figures.settle({3: partition}, {3: partition.output(urgent_only=True)})
+
+    def shown() -> dict[tuple[str, tuple[str, ...]], Any]:
+        found = figures.show({3: partition}, 0, 0, lambda _number: 99)
+        return {(each.name, each.labels): each.value for each in found}
+
+    assert shown()["mailspan_lag_seconds", ("reduce", "3")] == SENT_MS / 1000
+    assert shown()["mailspan_lag_records", ("reduce", "3")] == 99 - 42
+    assert shown()["mailspan_canaries_total", ("reduce",)] == 1
+    assert shown()["mailspan_canary_age_seconds", ("reduce",)] == SENT_MS / 1000
+    assert shown()["mailspan_reducer_lines_total", ()] == 0
+    partition.pass_on(Canary(int(now * 1000) + 9_000_000, "ahead", "tail"), 42)
+    figures.settle({3: partition}, {3: partition.output(urgent_only=True)})
+    assert shown()["mailspan_lag_seconds", ("reduce", "3")] == now
+    assert ("mailspan_canary_age_seconds", ("reduce",)) not in {
+        (each.name, each.labels) for each in figures.show({}, 0, 0, lambda _number: 99)
+    }
