@@ -12,6 +12,7 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from mailspan.canary import CANARY_KEY, CANARY_NAME, Canary, encode_canary
 from mailspan.dead_letter import Source, read_headers
 from mailspan.wire import read_headers_of
 from tests.chain import Chain, record
@@ -295,6 +296,34 @@ def test_a_day_that_is_not_kept_is_counted_and_not_brought_back(chain: Chain) ->
         assert ended(sink) == 0
     assert chain.stored() == {}
     assert "expired=3" in chain.said()
+
+
+def test_canaries_that_are_not_taken_hold_no_mail_up(chain: Chain) -> None:
+    """Where nobody ran `setup` again: no index is made for them, mail goes on, offsets pass, and it is told."""
+    prefix = chain.settings["INDEX_PREFIX"]
+    assert chain.node.ask("DELETE", f"/_index_template/canary.{prefix}")[0] == 200
+    canary = Canary(int(time.time() * 1000), "mx1.example.com", "tail")
+    given = numbered(4)
+    with chain.sink() as sink:
+        chain.send(map(record, given[:2]))
+        send_canary(chain, canary)
+        chain.send(map(record, given[2:]))
+        chain.wait_until_settled()
+        assert ended(sink) == 0
+    assert len(chain.stored()) == 4
+    assert chain.node.ask("GET", f"/canary.{prefix}-*/_count?expand_wildcards=all")[1] == {
+        "count": 0,
+        "_shards": {"total": 0, "successful": 0, "skipped": 0, "failed": 0},
+    }
+    assert "a canary is not indexed (canaries: there is no index template; run `mailspan setup`)" in chain.said()
+    assert "stopped; records=4 indexed=4 superseded=0 expired=0 dead_letters=0 withdrawn=0" in chain.said()
+
+
+def send_canary(chain: Chain, canary: Canary) -> None:
+    """Write one as the reducer does."""
+    producer = Producer({"bootstrap.servers": chain.address, "log_level": 0})
+    producer.produce(chain.transactions, None, CANARY_KEY, 0, headers=[(CANARY_NAME, encode_canary(canary))])
+    assert producer.flush(60) == 0
 
 
 def test_what_was_deleted_before_it_was_read_is_told(chain: Chain) -> None:
