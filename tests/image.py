@@ -139,7 +139,12 @@ class Pipeline:
         self.logs = folder / "logs"
         self.logs.mkdir()
         folder.chmod(0o755)
-        self._settings = {"KAFKA_BOOTSTRAP_SERVERS": broker.address, "PARTITIONS": "3", "INSTANCE": "reducer-0"}
+        self._settings = {
+            "KAFKA_BOOTSTRAP_SERVERS": broker.address,
+            "PARTITIONS": "3",
+            "INSTANCE": "reducer-0",
+            "CANARY_SECONDS": "0",
+        }
 
     def _options(self, name: str, **settings: str) -> list[str]:
         given = {**self._settings, **settings}
