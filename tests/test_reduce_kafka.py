@@ -20,7 +20,7 @@ from reducer.kafka import Assignments, ReducerKafka, StateReader
 from reducer.loop import STEPS
 from tests.chaos.__main__ import CONTROL, run
 from tests.chaos.fleet import PARTITIONS, Child, Fleet
-from tests.chaos.oracle import expected, judge, newest, settle
+from tests.chaos.oracle import canaries_of, expected, judge, newest, settle
 from tests.jars import free_port
 from tests.kafka_site import set_up
 from tests.librdkafka import send_header
@@ -235,6 +235,10 @@ def test_the_fleet_survives_faults(broker: Broker, tmp_path: Path) -> None:
     done, verdict = run(fleet, 8, 0.7, only=faults)
     assert verdict.is_right, (done, verdict)
     assert done.total() == 8
+    sent, passed_on = canaries_of(fleet, "raw"), canaries_of(fleet, "transactions")
+    for partition, canaries in passed_on.items():  # each once, in their order; the last ones may not have been read
+        assert sent[partition][: len(canaries)] == canaries
+    assert sum(map(len, passed_on.values())) >= PARTITIONS
 
 
 def test_without_transactions_the_same_faults_do_damage(broker: Broker, tmp_path: Path) -> None:

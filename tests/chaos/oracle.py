@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
+from mailspan.canary import find_canary
+from mailspan.dead_letter import headers_of_record
 from tests.chaos.fleet import PARTITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from confluent_kafka import Message
+
+    from mailspan.canary import Canary
     from tests.chaos.fleet import Fleet
 
 
@@ -56,7 +61,23 @@ def newest(fleet: Fleet) -> dict[str, bytes]:
 
 
 def read_committed(address: str, topic: str, seconds: float = 60.0) -> Iterator[tuple[str, bytes]]:
-    """Yield key and value of each committed record; a deleted key has an empty value. Raises TimeoutError.
+    """Yield key and value of each committed record; a deleted key has an empty value. Raises TimeoutError."""
+    for message in committed(address, topic, seconds):
+        yield (message.key() or b"").decode(), message.value() or b""
+
+
+def canaries_of(fleet: Fleet, topic: str) -> dict[int, list[Canary]]:
+    """Return the canaries that a topic has, by partition, in their order. Raises TimeoutError."""
+    found: dict[int, list[Canary]] = {}
+    for message in committed(fleet.broker.address, f"{fleet.prefix}.{topic}"):
+        canary = find_canary(headers_of_record(message))
+        if canary is not None:
+            found.setdefault(message.partition() or 0, []).append(canary)
+    return found
+
+
+def committed(address: str, topic: str, seconds: float = 60.0) -> Iterator[Message]:
+    """Yield each committed record. Raises TimeoutError.
 
     The end is where the client says so: behind the last record stand the broker's own marks of commits.
     """
@@ -81,7 +102,7 @@ def read_committed(address: str, topic: str, seconds: float = 60.0) -> Iterator[
             for message in consumer.consume(1000, 0.05):
                 error = message.error()
                 if error is None:
-                    yield (message.key() or b"").decode(), message.value() or b""
+                    yield message
                 elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
                     unread.discard(message.partition() or 0)
     finally:
