@@ -265,7 +265,6 @@ def test_canaries_of_the_producer_come_into_their_index_by_all_partitions(live: 
         sent, written = (datetime.fromisoformat(hit["_source"][name]) for name in ("sent", "written"))
         assert timedelta(0) <= written - sent < timedelta(seconds=60)
         assert hit["_index"].endswith(f"{sent:-%Y.%m.%d}")
-    assert live.total("sink", "mailspan_sink_canaries_dropped_total") == 0
     # of the moments at which they were asked, each stage's is later than the next one's
     counts = [live.total(job, "mailspan_canaries_total") for job in ("sink", "reducer", "producer")]
     assert PARTITIONS <= counts[0] <= counts[1] <= counts[2]
