@@ -125,6 +125,7 @@ class CanaryIndex:
                 return {}
             answer = self._server.request("POST", "/_bulk", body=body_of(items), seconds=_SECONDS)
         except (NoAnswerError, StoreError) as error:
+            self._begun = frozenset()  # what answers next may be another server, an empty one
             self._note(str(error))
             return {}
         if not answer.is_good:

@@ -101,6 +101,23 @@ def test_what_is_not_taken_is_dropped_and_told_once(name: str) -> None:
     assert len(said) == 2
 
 
+def test_the_template_is_looked_at_again_once_nobody_answered() -> None:
+    """An empty server may have come in the place of the one before: it would make an index of its own choice."""
+    said: list[str] = []
+    asked: list[str] = []
+
+    def reply(request: Asked) -> Reply:
+        asked.append(request.path)
+        return good_template() if request.method == "GET" else None
+
+    with scripted_http(reply) as url:
+        server, index = made(url, said)
+        with server:
+            for _ in range(2):
+                assert index.write([(3, canary())]) == [False]
+    assert sum(path.startswith("/_index_template/") for path in asked) == 2
+
+
 def test_nobody_there() -> None:
     said: list[str] = []
     server, index = made(f"http://127.0.0.1:{free_port()}", said)
