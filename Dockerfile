@@ -18,6 +18,7 @@ COPY producers producers
 COPY reducer reducer
 COPY sink sink
 COPY search search
+COPY web web
 RUN /opt/mailspan/bin/python -m pip wheel --no-build-isolation --no-deps --no-index --wheel-dir /dist . \
     && /opt/mailspan/bin/python -m pip install --no-deps --no-index /dist/mailspan-*.whl \
     && /opt/mailspan/bin/python -m pip uninstall --yes setuptools pip \

@@ -18,7 +18,7 @@ INPUTS ?= 1000000
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format types accept docs dashboards kibana facts fuzz bench bench-all bench-open bench-search bench-search-elasticsearch bench-kafka bench-sink bench-disk bench-freshness compiled kafka elasticsearch tail-property chaos chaos-chain recovery-test compose-config kustomize image-test cluster-test lock clean
+.PHONY: help run test check lint format types accept docs dashboards kibana facts fuzz bench bench-all bench-open bench-search bench-search-elasticsearch bench-kafka bench-sink bench-disk bench-freshness screenshots compiled kafka elasticsearch tail-property chaos chaos-chain recovery-test compose-config kustomize image-test cluster-test lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -158,6 +158,9 @@ cluster-test: .venv/.dev ## deploy/k8s on a real control plane with fake nodes, 
 
 lock: .venv/.dev ## pin the newest allowed versions again (needs uv)
 	@sh requirements/lock.sh
+
+screenshots: .venv/.dev ## the page of the help desk, wide and narrow, light and dark, into build/screenshots (needs chromium)
+	@$(BIN)/python -m tests.screenshots $(ARGS)
 
 clean: ## remove the environment and everything built
 	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -39,6 +39,7 @@ COMMANDS = (
     Command("search", "mailspan.commands.search", "find transactions, newest first"),
     Command("trace", "mailspan.commands.trace", "follow a mail over all hosts, and say how it really ended"),
     Command("explain", "mailspan.commands.explain", "say in plain words what happened to a mail on one server"),
+    Command("web", "mailspan.commands.web", "a page for the help desk: search, traces, explanations"),
     Command("retention", "mailspan.commands.retention", "delete the documents of days that are too old"),
     Command("produce", "mailspan.commands.produce", "lines of files or of standard input to Kafka"),
     Command("reduce", "mailspan.commands.reduce", "lines of Kafka to documents, exactly once"),

@@ -16,13 +16,15 @@ COUNTER, GAUGE, AGE, HISTOGRAM = "counter", "gauge", "age", "histogram"
 
 LABELS = {
     "cause": "`full`: by us, as too much was under way to Kafka; `kernel`: as they were not read in time",
+    "code": "the status of an answer of the page: 200, 400, 503, …",
     "input": "tail, journal, syslog or stdin",
+    "page": "search, transaction, trace, explain, or `other`: its files, and what is no page",
     "partition": "a partition of the topic that the stage reads",
     "program": "a program of the grammar (`postfix/smtpd`, `sendmail`, `exim`, …), a logger, or `other`",
     "python": "the version of Python",
     "reason": "one of the program's own words; the reasons for lines are those of `mailspan parse --stats`",
     "result": "`indexed`; `superseded`: as new or newer a version is there; `expired`: of a day that is not kept; `dead_letters`; `withdrawn`",
-    "stage": "produce, reduce or sink",
+    "stage": "produce, reduce, sink or web",
     "state": "`running`, or `restoring`: its stored state is being read (a sink: where to begin is being looked for)",
     "status": "the class of Elasticsearch's answer: 2xx, 401, 403, 413, 429, 4xx (another one), 5xx, or `none`: no answer",
     "transport": "udp, tcp or tls",
@@ -32,6 +34,7 @@ LABELS = {
 
 AGES = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0)
 COMMITS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+ANSWERS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0)
 BULKS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 RESTORES = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -121,6 +124,9 @@ METRICS = (
     Metric("mailspan_sink_bulk_items", GAUGE, (), "how many items the next bulk request may have"),
     Metric("mailspan_sink_retries_total", COUNTER, (), "items that had to be sent again"),
     Metric("mailspan_sink_waiting", GAUGE, (), "1 while it waits for Elasticsearch"),
+    # the page of the help desk
+    Metric("mailspan_web_answers_total", COUNTER, ("page", "code"), "answers of the page, by page and status"),
+    Metric("mailspan_web_answer_seconds", HISTOGRAM, (), "how long they took", ANSWERS),
 )
 # fmt: on
 """The list."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass, field, fields
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 from mailspan.errors import UsageError
@@ -35,6 +36,8 @@ _ADDRESS = re.compile(
     r"(?P<port>[0-9]{1,5})"
 )
 _LAST_PORT = 65535
+_NAME = re.compile(r"[A-Za-z0-9._:\[\]/-]{1,253}")
+_HEADER = re.compile(r"(?:[A-Za-z][A-Za-z0-9-]{0,99})?")
 
 
 def _text(value: object) -> str:
@@ -135,6 +138,21 @@ def _address(value: object) -> tuple[str, int]:
         raise ValueError
     host = found["literal"] or found["name"] or "127.0.0.1"
     return "0.0.0.0" if host == "*" else host, int(found["port"])  # noqa: S104 - asked for
+
+
+def _names(value: object) -> tuple[str, ...]:
+    """`a,b`, or the same as a list."""
+    texts = [each.strip() for each in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(each, str) and _NAME.fullmatch(each) for each in texts):
+        raise ValueError
+    return tuple(each.lower() for each in texts)
+
+
+def _networks(value: object) -> tuple[str, ...]:
+    names = _names(value)
+    for each in names:
+        ip_network(each, strict=False)
+    return names
 
 
 def _setting(
@@ -247,7 +265,7 @@ class Settings:
     metrics_address: tuple[str, int] | None = _setting(
         None,
         _address,
-        "Where /metrics, /livez and /readyz of a producer, reducer or sink are served; empty means nowhere.",
+        "Where /metrics, /livez and /readyz of a producer, reducer, sink or page are served; empty means nowhere.",
         "HOST:PORT, [IPV6]:PORT, or :PORT, which is this machine's loopback address",
     )
     elasticsearch_url: str = _setting(
@@ -369,6 +387,43 @@ class Settings:
         _text,
         "The certificates that may sign that of Kibana (PEM); empty means those of this machine.",
         "a path",
+    )
+    web_address: tuple[str, int] = _setting(
+        ("127.0.0.1", 8425),
+        _address,
+        "Where `mailspan web` serves its page; elsewhere than on loopback only with MAILSPAN_WEB_USER_HEADER.",
+        "HOST:PORT, [IPV6]:PORT, or :PORT, which is this machine's loopback address",
+    )
+    web_hosts: tuple[str, ...] = _setting(
+        ("localhost", "127.0.0.1", "[::1]"),
+        _names,
+        "The names by which browsers may call the page, without a port: what is asked under others is refused.",
+        "names or addresses, comma-separated; in the file also a list",
+    )
+    web_user_header: str = _setting(
+        "",
+        _matching(_HEADER),
+        "The header in which a reverse proxy names the user it has authenticated; empty: nobody is asked for a name.",
+        "a name like X-Forwarded-User",
+    )
+    web_proxies: tuple[str, ...] = _setting(
+        ("127.0.0.0/8", "::1"),
+        _networks,
+        "The addresses of the proxies that are believed; where a header is named, all others are refused.",
+        "addresses or networks, comma-separated; in the file also a list",
+    )
+    web_audit_log: str = _setting(
+        "",
+        _text,
+        "The file that each look-up is written to; empty means web-audit.jsonl in MAILSPAN_STATE_DIR, or where that is"
+        " empty in /var/lib/mailspan for root, else the user's state folder.",
+        "a path",
+    )
+    web_zone: str = _setting(
+        "",
+        _text,
+        "The time zone of the page where its reader asks for no other; empty means the machine's.",
+        "a name like Europe/Madrid, UTC, or an offset like +01:00",
     )
 
 

@@ -6,7 +6,7 @@ Up to ten recipients are told one by one; of more, those to whom the same happen
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mailspan.deliveries import FIRST_ATTEMPTS, LAST_ATTEMPTS
 from mailspan.terminal import sanitise
@@ -61,31 +61,39 @@ _LINKS = {
 }
 
 
+class Line(NamedTuple):
+    """One line, and what it belongs to: the line before it with less depth."""
+
+    depth: int
+    text: str
+
+
 def explain_text(found: Explanation, zone: tzinfo | None = None) -> str:
     """Return the words, one sentence or recipient a line; `zone` None is the machine's."""
-    return "".join(f"{line}\n" for line in _lines(found, zone))
+    return "".join(f"{'  ' * line.depth}{line.text}\n" for line in explain_lines(found, zone))
 
 
-def _lines(found: Explanation, zone: tzinfo | None) -> Iterator[str]:
-    yield f"{_safe(found.queue_id or 'NOQUEUE')} on {_safe(found.host)} ({_safe(found.mta)})"
-    yield f"  {_beginning(found, zone)}"
+def explain_lines(found: Explanation, zone: tzinfo | None = None) -> Iterator[Line]:
+    """Yield the lines of `explain_text`, each with its depth; the first is a heading."""
+    yield Line(0, f"{_safe(found.queue_id or 'NOQUEUE')} on {_safe(found.host)} ({_safe(found.mta)})")
+    yield Line(1, _beginning(found, zone))
     if not found.recipients:
-        yield f"  No recipient is in the log: {_ENDS.get(found.outcome, _safe(found.outcome))}."
+        yield Line(1, f"No recipient is in the log: {_ENDS.get(found.outcome, _safe(found.outcome))}.")
     elif len(found.recipients) <= _ONE_BY_ONE:
         for story in found.recipients:
-            yield f"  {_name(story)}: {_story(found, story)}"
+            yield Line(1, f"{_name(story)}: {_story(found, story)}")
             # That time is up are no words of a server.
             for failure in [each for each in story.failures if each.outcome != "expired" and each.status][-1:]:
-                yield f"    last words: {_cut(failure.status)}"
+                yield Line(2, f"last words: {_cut(failure.status)}")
     else:
-        yield f"  {len(found.recipients)} recipients:"
+        yield Line(1, f"{len(found.recipients)} recipients:")
         for group in found.groups[:_MOST_GROUPS]:
-            yield f"    {_group(group)}"
+            yield Line(2, _group(group))
         if len(found.groups) > _MOST_GROUPS:
             rest = found.groups[_MOST_GROUPS:]
-            yield f"    {sum(each.count for each in rest)} others, in {len(rest)} more ways (--json has all)"
+            yield Line(2, f"{sum(each.count for each in rest)} others, in {len(rest)} more ways (--json has all)")
     if found.missing_pages:
-        yield f"  {found.missing_pages} more pages of recipients are not in the store."
+        yield Line(1, f"{found.missing_pages} more pages of recipients are not in the store.")
     yield from _after(found)
 
 
@@ -177,21 +185,21 @@ def _group(group: Group) -> str:
     return f"{group.count} {end}{relay}{_why(group.dsn, group.means, group.reason)}{slowest}: {names}{more}"
 
 
-def _after(found: Explanation) -> Iterator[str]:
+def _after(found: Explanation) -> Iterator[Line]:
     for link in found.links[:_MOST_LINKS]:
         where = f" on {_safe(link['host'])}" if link["host"] else ""
         sentence = _LINKS.get(link["kind"] or "", "It belongs to {}.")
-        yield f"  {sentence.format(_safe(link['queue_id'] or '-') + where)}"
+        yield Line(1, sentence.format(_safe(link["queue_id"] or "-") + where))
     if len(found.links) > _MOST_LINKS:
-        yield f"  {len(found.links) - _MOST_LINKS} more links (--json has all)."
+        yield Line(1, f"{len(found.links) - _MOST_LINKS} more links (--json has all).")
     if found.state == "incomplete":
-        yield "  It is open, but the log has had no news of it for longer than mail stays in a queue."
+        yield Line(1, "It is open, but the log has had no news of it for longer than mail stays in a queue.")
     elif found.state == "open":
-        yield "  It is still open: what happens next is not in the log yet."
+        yield Line(1, "It is still open: what happens next is not in the log yet.")
     elif found.closed_by == "deleted":
-        yield "  An administrator took it out of the queue."
+        yield Line(1, "An administrator took it out of the queue.")
     for note in found.notes:
-        yield f"  Note, {_safe(note.note)}: {note.means}." if note.means else f"  Note: {_safe(note.note)}."
+        yield Line(1, f"Note, {_safe(note.note)}: {note.means}." if note.means else f"Note: {_safe(note.note)}.")
 
 
 def _name(story: Story) -> str:

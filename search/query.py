@@ -31,6 +31,8 @@ _NAME_AND_IP = re.compile(r"(.*?)\s*\[(?:IPv6:)?([0-9A-Fa-f.:]+)\]")
 
 Network = IPv4Network | IPv6Network
 
+_AS_FLAGS: Mapping[str, str] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -67,27 +69,31 @@ def parse_query(
     zone: tzinfo | None = None,
     started_only: bool = False,
     probes: bool = False,
+    labels: Mapping[str, str] = _AS_FLAGS,
 ) -> Query:
     """Return the query that `flags` ask for: the text given to each flag, by the names in FLAGS.
 
     `now` knows its zone; `zone` is the reader's (None: the machine's). Raises UsageError, which
-    names the flag, its value and what is expected.
+    names the flag, its value and what is expected; the flag by its label where there is one.
     """
     given = {name: text for name, text in flags.items() if text is not None}
     values: dict[str, Any] = {}
+    shown = {name: labels.get(name, flag) for name, (flag, _) in FLAGS.items()}
     for name, text in given.items():
-        flag, read = FLAGS[name]
+        flag, read = shown[name], FLAGS[name][1]
         if not text.strip():
             raise UsageError(f"{flag} {text!r}: expected a value")
         if read is not None:
             values[name] = read(flag, text.strip())
     for name, is_end in (("since", False), ("until", True)):
         if name in given:
-            flag, _ = FLAGS[name]
-            values[f"{name}_ms"] = parse_time(flag, given[name], now=now, zone=zone, is_end=is_end)
+            values[f"{name}_ms"] = parse_time(shown[name], given[name], now=now, zone=zone, is_end=is_end)
     query = Query(now_ms=round(now.timestamp() * 1000), started_only=started_only, probes=probes, **values)
     if query.since_ms is not None and query.until_ms is not None and query.since_ms >= query.until_ms:
-        raise UsageError(f"-d {given['since']!r} is not before -D {given['until']!r}: nothing lies between")
+        raise UsageError(
+            f"{shown['since']} {given['since']!r} is not before {shown['until']} {given['until']!r}:"
+            " nothing lies between"
+        )
     return _with_network(query)
 
 

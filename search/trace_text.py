@@ -92,7 +92,7 @@ def _lines(trace: Trace, page: Page) -> Iterator[_Line]:
     yield _Line(
         "",
         f"{_date(first.date_ms, page)}, {_number(len(trace.nodes), 'transaction')} on {_number(hosts, 'host')},"
-        f" {_seconds(lasted)}",
+        f" {how_long(lasted)}",
     )
     yield _Line("", "")
     yield from _tree(trace, page)
@@ -143,7 +143,7 @@ def _head(edge: Edge | None, node: Node, page: Page) -> str:
         delay = (node.date_ms - edge.source.date_ms) / 1000
         kind = "" if edge.kind == "next" else f"{edge.kind.replace('_', ' ')} "
         via = f"by way of {_safe(edge.via)}, which has no log here, " if edge.via is not None else ""
-        words += [_clock(node.date_ms, edge.source.date_ms, page), f"+{_seconds(delay)}", f"{kind}{via}{_name(node)}"]
+        words += [_clock(node.date_ms, edge.source.date_ms, page), f"+{how_long(delay)}", f"{kind}{via}{_name(node)}"]
         if edge.weak or page.verbose:
             words.append(f"({'weak: ' if edge.weak else ''}{', '.join(edge.evidence)})")
     if node.document.get("fragment"):
@@ -173,7 +173,7 @@ def _attempt(count: int, attempt: Attempt, page: Page) -> str:
     original = f" (for {_safe(attempt.original)})" if attempt.original else ""
     relay = f" by {_safe(attempt.relay)}" if attempt.relay and attempt.relay not in ("none", "local") else ""
     delay = attempt.row.get("delay_seconds")
-    after = f" after {_seconds(delay)}" if delay is not None else ""
+    after = f" after {how_long(delay)}" if delay is not None else ""
     tries = f", attempt {count}" if count > 1 else ""
     says = attempt.outcome not in ("relayed", "delivered", "expanded") or page.verbose
     status = f": {_safe(attempt.row.get('status'))}" if says and attempt.row.get("status") else ""
@@ -274,7 +274,7 @@ def _clock(ms: int, before_ms: int, page: Page) -> str:
     return local.strftime("%H:%M:%S" if local.date() == _local(before_ms, page).date() else "%Y-%m-%d %H:%M:%S")
 
 
-def _seconds(seconds: float) -> str:
+def how_long(seconds: float) -> str:
     """Return how long something took, in the two largest units."""
     if seconds < _SHORT_SECONDS:
         return f"{round(seconds, 2):g} s"

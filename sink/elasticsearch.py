@@ -8,7 +8,10 @@ plain JSON, without the headers by which a client asks for the manners of one ve
 from __future__ import annotations
 
 import logging
+import math
 import ssl
+import time
+from copy import copy
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlencode, urlsplit
@@ -79,8 +82,12 @@ class Answer(NamedTuple):
 class Server:
     """An Elasticsearch cluster; use as a context manager, or close it."""
 
-    def __init__(self, connection: Connection) -> None:
-        """Make a client; nothing is sent yet. Raises StoreError for certificates that cannot be read."""
+    def __init__(self, connection: Connection, connections: int = _CONNECTIONS) -> None:
+        """Make a client; nothing is sent yet. Raises StoreError for certificates that cannot be read.
+
+        As many requests as there are `connections` can be under way at once; more wait for one that is over.
+        """
+        self._deadline = math.inf
         self.shown = connection.shown
         self._setting = connection.setting
         self._other_nodes = len(connection.urls) - 1
@@ -93,7 +100,7 @@ class Server:
             options = _tls_options(connection)
         self._client = elasticsearch.Elasticsearch(
             [_with_path(url) for url in connection.urls],
-            connections_per_node=_CONNECTIONS,
+            connections_per_node=connections,
             dead_node_backoff_factor=0.1,
             max_dead_node_backoff=5.0,
             **options,
@@ -111,6 +118,15 @@ class Server:
         """Close the connections."""
         self._client.close()
 
+    def until(self, deadline: float) -> Self:
+        """Return the same server, which answers nothing past `deadline` (of time.monotonic): that is a NoAnswerError.
+
+        It has the same connections: only the first one is to be closed.
+        """
+        other = copy(self)
+        other._deadline = deadline  # noqa: SLF001 - of our own class
+        return other
+
     def request(
         self,
         method: str,
@@ -124,6 +140,9 @@ class Server:
 
         `path` is quoted already; `body` is bytes that are sent as they are, or what is encoded as JSON.
         """
+        seconds = min(seconds, self._deadline - time.monotonic())
+        if seconds <= 0:
+            raise NoAnswerError(f"Elasticsearch at {self.shown} was not asked on: the time for it was over")
         payload = body if body is None or isinstance(body, bytes) else orjson.dumps(body)
         target = f"{path}?{urlencode(query)}" if query else path
         try:

@@ -8,6 +8,7 @@ many from the facets. Each answer is read in one transaction: a writer changes n
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -30,6 +31,8 @@ _MOST_VALUES = 48
 """With more values than this, the documents' facets are read instead of one walk for each value."""
 _WHOLE_DSN = re.compile(r"\d\.\d+\.\d+")
 _FOLLOWED_AT_ONCE = 500
+_STEPS_AT_ONCE = 20_000
+"""So many steps of SQLite's machine take about a millisecond."""
 
 
 class _Range(NamedTuple):
@@ -61,6 +64,10 @@ class SqliteReader:
     def close(self) -> None:
         """Close the database."""
         self._connection.close()
+
+    def end_at(self, deadline: float) -> None:
+        """Read nothing past `deadline` (of time.monotonic): what is being read then raises StoreError."""
+        self._connection.set_progress_handler(lambda: time.monotonic() >= deadline, _STEPS_AT_ONCE)
 
     def newest(self, selection: Selection, limit: int) -> list[bytes]:
         """Return the documents of at most `limit` mails by date, newest first, then by id; see DocumentReader."""

@@ -94,6 +94,7 @@ _ADVICE = (
     ("unable to open", "it cannot be opened; check the rights of the file and its folder"),
     ("no such module", "this Python's SQLite was built without FTS5; use another build of Python"),
     ("locked", "another program holds it; wait for that to end and try again"),
+    ("interrupted", "it took longer than it may"),
     ("disk i/o error", "the disk failed or is full; nothing of this batch was kept"),
 )
 

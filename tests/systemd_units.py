@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from mailspan.__main__ import parse
-from mailspan.commands import produce_journal, produce_syslog
+from mailspan.commands import produce_journal, produce_syslog, web
 from mailspan.commands.stopping import LAST_SECONDS
 from mailspan.errors import UsageError
 from mailspan.settings import PREFIX, Settings, read_settings
@@ -25,6 +25,7 @@ FOLDER = ROOT / "deploy" / "systemd"
 PROGRAM = "/opt/mailspan/bin/mailspan"
 PRODUCERS = ("mailspan-tail", "mailspan-journal", "mailspan-syslog")
 ALONE = ("mailspan-index", "mailspan-retention")
+PAGE = "mailspan-web"
 MOST_EXPOSURE = 20
 """In tenths, as systemd-analyze takes it: 100 is a unit without any hardening."""
 Unit = dict[str, list[str]]
@@ -115,8 +116,10 @@ def _program_faults(unit: Unit) -> Iterator[str]:
     if program != PROGRAM:
         yield f"ExecStart: not {PROGRAM}"
     try:
-        read_settings({key: _expand(value) for key, value in values.items()})
+        settings = read_settings({key: _expand(value) for key, value in values.items()})
         _, called = parse(arguments)
+        if arguments[0] == "web":
+            web.check(settings)
         if arguments[0] == "produce":
             produce_syslog.check(called)
             produce_journal.check(called)
@@ -160,6 +163,8 @@ def _hardening_faults(name: str, unit: Unit) -> Iterator[str]:
         yield "its user is not of its own"
     if name in ALONE and unit.get("PrivateNetwork") != ["yes"]:
         yield "it has a network"
+    if name == PAGE and (unit.get("IPAddressDeny"), unit.get("IPAddressAllow")) != (["any"], ["localhost"]):
+        yield "it can be reached from other machines"
     if unit.get("StateDirectoryMode") not in (["0700"], ["0750"]):
         yield "its state is readable by all"
     folder = unit.get("StateDirectory", [""])[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,8 +28,9 @@ MAY_IMPORT = {
     "reducer": {"mailspan", "reducer"},
     "sink": {"mailspan", "sink"},
     "search": {"mailspan", "sink", "search"},
+    "web": {"mailspan", "sink", "search", "web"},
 }
-OURS = {"mailspan", "producers", "reducer", "sink", "search", "tests", "bench"}
+OURS = {"mailspan", "producers", "reducer", "sink", "search", "web", "tests", "bench"}
 
 
 def part_of(path: str) -> str | None:
@@ -59,6 +62,8 @@ def faults(path: str, source: str) -> list[str]:
     for name in sorted(imported(tree)):
         top = name.partition(".")[0]
         if top in OURS and top not in MAY_IMPORT[part]:
+            found.append(f"{path} imports {name}")
+        if part == "web" and name.startswith(("mailspan.commands", "mailspan.inputs", "mailspan.settings")):
             found.append(f"{path} imports {name}")
         if part == "core" and name.startswith(("mailspan.commands", "mailspan.inputs", "mailspan.settings")):
             found.append(f"{path} imports {name}")
@@ -104,9 +109,37 @@ def test_one_file_imports_the_client_of_prometheus() -> None:
     assert users == ["mailspan/commands/serving.py"]
 
 
+def test_one_file_imports_each_part_of_the_page_s_framework() -> None:
+    users: dict[str, list[str]] = {}
+    for path in FILES:
+        for name in imported(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+            users.setdefault(name.partition(".")[0], []).append(path)
+    assert users["werkzeug"] == ["web/app.py"]
+    assert users["jinja2"] == users["markupsafe"] == ["web/pages.py"]
+    assert set(users["waitress"]) == {"mailspan/commands/web.py"}
+
+
+def test_what_the_page_decides_is_pure() -> None:
+    """Only its edges touch sockets, files, threads and clocks."""
+    edges = {"web/app.py", "web/audit_log.py", "web/figures.py", "web/pages.py", "web/stores.py"}
+    for path in FILES:
+        if path.startswith("web/") and path not in edges:
+            names = {name.partition(".")[0] for name in imported(ast.parse((ROOT / path).read_text(encoding="utf-8")))}
+            assert names <= PURE_STANDARD | PURE_LIBRARIES | OURS | {"urllib"}, path
+
+
+def test_other_commands_import_nothing_of_the_page() -> None:
+    code = (
+        "import sys; from mailspan.__main__ import parse; parse(['search']); parse(['index', 'x']);"
+        " print(sorted({'werkzeug', 'jinja2', 'waitress', 'web'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 FILES = sorted(
     str(path.relative_to(ROOT))
-    for top in ("mailspan", "producers", "reducer", "sink", "search")
+    for top in ("mailspan", "producers", "reducer", "sink", "search", "web")
     for path in (ROOT / top).rglob("*.py")
 )
 
@@ -133,6 +166,9 @@ def test_imports_point_one_way(path: str) -> None:
         ("sink/sqlite.py", "import search.query"),
         ("producers/tail.py", "from reducer.assembler import Assembler"),
         ("search/query.py", "import reducer"),
+        ("search/query.py", "import web.views"),
+        ("web/app.py", "from mailspan.commands.logs import read_zone"),
+        ("web/app.py", "from reducer.assembler import Assembler"),
     ],
 )
 def test_a_planted_fault_is_found(path: str, source: str) -> None:

@@ -68,7 +68,7 @@ def test_names_types_and_labels_follow_the_rules() -> None:
 
 def test_each_is_shown_by_somebody_and_nobody_shows_another() -> None:
     shown: set[str] = set()
-    for path, tree in files("producers", "reducer", "sink", "mailspan"):
+    for path, tree in files("producers", "reducer", "sink", "web", "mailspan"):
         if path != "mailspan/metrics.py":
             shown |= {text for text in strings(tree) if NAME.fullmatch(text)}
     assert shown - BY_NAME.keys() == set()

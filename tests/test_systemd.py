@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mailspan.settings import read_settings
-from tests.systemd_units import ALONE, FOLDER, PRODUCERS, exposure_faults, faults, read, services, text_of, verify
+from tests.systemd_units import ALONE, FOLDER, PAGE, PRODUCERS, exposure_faults, faults, read, services, text_of, verify
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,17 +17,18 @@ needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reas
 
 
 def test_every_service_is_known() -> None:
-    assert services() == sorted([*PRODUCERS, *ALONE])
+    assert services() == sorted([*PRODUCERS, *ALONE, PAGE])
 
 
-@pytest.mark.parametrize("name", [*PRODUCERS, *ALONE])
+@pytest.mark.parametrize("name", [*PRODUCERS, *ALONE, PAGE])
 def test_a_unit_keeps_our_rules(name: str) -> None:
     assert faults(name, text_of(name)) == []
 
 
 def test_no_two_units_serve_metrics_at_one_port() -> None:
-    addresses = [row for name in PRODUCERS for row in read(text_of(name))["Environment"] if "METRICS_ADDRESS" in row]
-    assert len(addresses) == len(set(addresses)) == len(PRODUCERS)
+    names = [*PRODUCERS, PAGE]
+    addresses = [row for name in names for row in read(text_of(name))["Environment"] if "METRICS_ADDRESS" in row]
+    assert len(addresses) == len(set(addresses)) == len(names)
 
 
 def test_the_example_of_settings_can_be_read() -> None:
@@ -40,7 +41,7 @@ def test_the_example_of_settings_can_be_read() -> None:
 
 
 @needs_systemd
-@pytest.mark.parametrize("name", [*PRODUCERS, *ALONE])
+@pytest.mark.parametrize("name", [*PRODUCERS, *ALONE, PAGE])
 def test_systemd_understands_a_unit(name: str, tmp_path: Path) -> None:
     assert verify(tmp_path, text_of(name)) == ""
 
@@ -53,7 +54,7 @@ def test_systemd_understands_the_timer(tmp_path: Path) -> None:
 
 
 @needs_systemd
-@pytest.mark.parametrize("name", [*PRODUCERS, *ALONE])
+@pytest.mark.parametrize("name", [*PRODUCERS, *ALONE, PAGE])
 def test_systemd_finds_a_unit_hardened(name: str, tmp_path: Path) -> None:
     assert exposure_faults(tmp_path, text_of(name)) == ""
 
@@ -78,6 +79,8 @@ PLANTED = {
     "root": ("mailspan-tail", "DynamicUser=yes", "User=root", "not of its own"),
     "a network": ("mailspan-index", "PrivateNetwork=yes", "", "it has a network"),
     "readable state": ("mailspan-tail", "StateDirectoryMode=0700", "StateDirectoryMode=0755", "readable by all"),
+    "a page for all": ("mailspan-web", "WEB_ADDRESS=127.0.0.1", "WEB_ADDRESS=10.0.0.1", "nobody would be asked"),
+    "a page that is reached": ("mailspan-web", "IPAddressDeny=any\n", "", "can be reached from other machines"),
     "another folder": ("mailspan-tail", "%S/mailspan-tail", "%S/mailspan", "another folder"),
 }
 """The unit, what is replaced in it, and the fault that must be told."""

@@ -97,8 +97,8 @@ def _read_settings(args: argparse.Namespace) -> ReadSettings:
     )
 
 
-def read_zone(text: str) -> tzinfo:
-    """Return the zone that `Europe/Madrid`, `UTC` or `+01:00` names. Raises UsageError."""
+def read_zone(text: str, asked_by: str = "--zone") -> tzinfo:
+    """Return the zone that `Europe/Madrid`, `UTC` or `+01:00` names. Raises UsageError, which says what asked."""
     if text.upper() in {"UTC", "Z"}:
         return UTC
     if _OFFSET.fullmatch(text):
@@ -107,7 +107,7 @@ def read_zone(text: str) -> tzinfo:
         return ZoneInfo(text)
     except (ValueError, OSError, KeyError):
         raise UsageError(
-            f"--zone {text!r}: no such zone; expected a name like Europe/Madrid, UTC, or an offset like +01:00"
+            f"{asked_by} {text!r}: no such zone; expected a name like Europe/Madrid, UTC, or an offset like +01:00"
         ) from None
 
 

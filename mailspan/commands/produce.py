@@ -7,17 +7,15 @@ interrupted half-way.
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 import time
-from datetime import UTC, datetime
-from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from mailspan.commands import produce_journal, produce_syslog
 from mailspan.commands.logs import EXIT_DONE, EXIT_FILE_FAILED, read_zone
+from mailspan.commands.machine import state_folder, zone_name
 from mailspan.commands.producing import END_SECONDS, IDLE_SECONDS, TOLD_SECONDS, Surroundings, say
 from mailspan.commands.serving import serving
 from mailspan.commands.stopping import Stop
@@ -65,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("tail needs files or patterns" if args.input == "tail" else f"{args.input} takes no files")
     produce_journal.check(args)
     addresses = produce_syslog.check(args)
-    zone = _zone_name() if args.zone is None else args.zone
+    zone = zone_name() if args.zone is None else args.zone
     if args.zone is not None:
         read_zone(args.zone)
     own = socket.gethostname()
@@ -76,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     )
     allow_open_files()
     clock = Clock(time.monotonic, time.time)
-    folder = _state_folder(args.settings.state_dir)
+    folder = state_folder(args.settings.state_dir)
     checkpoint = Checkpoint(folder) if args.input == "tail" else None
     journal_state = StateFolder(folder, produce_journal.STATE_NAME) if args.input == "journal" else None
     keys = LineKeys(host, args.settings.partitions, args.settings.host_aliases)
@@ -152,29 +150,3 @@ def _run_stdin(around: Surroundings, host: str, zone: str) -> int:
         say(f"stopped; lines={stream.arrived.lines} not_arrived={lost}")
         return EXIT_FILE_FAILED
     return EXIT_DONE
-
-
-def _state_folder(setting: str) -> Path:
-    if setting:
-        return Path(setting)
-    if os.geteuid() == 0:
-        return Path("/var/lib/mailspan")
-    base = os.environ.get("XDG_STATE_HOME", "")
-    return Path(base if base.startswith("/") else Path.home() / ".local" / "state") / "mailspan"
-
-
-def _zone_name() -> str:
-    """Return this machine's zone as a name if it has one, else as its present offset."""
-    name = os.environ.get("TZ", "").removeprefix(":")
-    if not name:
-        found = str(Path("/etc/localtime").resolve())
-        _, found_zone, name = found.partition("/zoneinfo/")
-        if not found_zone:
-            name = ""
-    for text in (name, datetime.now(UTC).astimezone().strftime("%z")):
-        try:
-            read_zone(text)
-        except UsageError:
-            continue
-        return text
-    return ""
