@@ -6,7 +6,8 @@ days and for all days, in an order that is drawn, too. A time goes from the text
 command spends it: a connection, the server's version, the list of its indices and the search are in it, and starting
 Python is not. The first question of each kind, asked with empty caches, stands apart as `cold`.
 
-CPU times are those of this process and of the server's together. The last line is for programs.
+CPU times are those of this process and of the server's together. The last line is for programs. With `--keep FOLDER`
+the node and its data stay there, and the next run asks what an earlier one wrote.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from datetime import UTC, date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -38,10 +40,10 @@ from sink.elasticsearch_settings import connection_of
 from sink.elasticsearch_writer import ElasticsearchWriter
 from sink.index_template import Wanted
 from sink.indices import day_of_ms
-from tests.elasticsearch_server import VERSION, Node, running
+from tests.elasticsearch_server import VERSION, Node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sink.elasticsearch_settings import Connection
     from sink.store import Document
@@ -51,7 +53,10 @@ GOAL_MS = 100.0
 GOAL_WRITER_US = 40.0
 RANGES = {"1 day": 1, "7 days": 7, "all": None}
 """How many days are asked for; None: no times at all."""
+_HEAP = "2g"
 _JVM = ("-Xms1g",)
+_FILLED = "filled.json"
+"""In a folder that is kept: how many documents the node holds, and those that stand for them."""
 _SAMPLES = 5000
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -193,6 +198,20 @@ class Site:
         elif (place := chance.randrange(self.documents + 1)) < _SAMPLES:
             self.samples[place] = document
 
+    def remember(self, transactions: int, seed: int) -> None:
+        """Say in the node's folder what was written."""
+        said = {"transactions": transactions, "seed": seed, "documents": self.documents, "samples": self.samples}
+        (self.node.folder / _FILLED).write_bytes(orjson.dumps(said))
+
+    def is_filled(self, transactions: int, seed: int) -> bool:
+        """Whether the node's folder holds these documents already; they are known from then on."""
+        path = self.node.folder / _FILLED
+        said = orjson.loads(path.read_bytes()) if path.exists() else {}
+        if (said.get("transactions"), said.get("seed")) != (transactions, seed):
+            return False
+        self.documents, self.samples = said["documents"], said["samples"]
+        return True
+
     def clear_caches(self) -> None:
         """Empty the server's caches; not those of the system."""
         with Server(self.connection) as server:
@@ -294,14 +313,30 @@ def tell(times: dict[str, Times]) -> tuple[float, float]:
     return percentile(every, 50), percentile(every, 99)
 
 
-def traces_only(transactions: int, rounds: int, seed: int) -> int:
-    """Fill a node and trace; exit code 1 when the p99 is above the goal."""
-    with tempfile.TemporaryDirectory(prefix="mailspan-bench-") as folder, running(Path(folder), jvm=_JVM) as node:
-        site = Site(node)
-        site.fill(transactions, seed)
-        traced = measure_traces(site, transactions, rounds, seed)
-    print(f"documents={site.documents} days={DAYS} trace_p99_ms={traced:.1f}")
-    return 1 if traced > GOAL_TRACE_MS else 0
+@contextmanager
+def filled(called: argparse.Namespace) -> Iterator[tuple[Site, float]]:
+    """Run a node with the documents; give it, and µs of CPU that writing one took (0 if they were there)."""
+    with tempfile.TemporaryDirectory(prefix="mailspan-bench-") as folder:
+        kept = Path(called.keep or folder)
+        if (kept / "data").exists() and not (kept / _FILLED).exists():
+            raise SystemExit(f"{kept} holds the data of a run that did not end; delete it")
+        node = Node(kept, heap=_HEAP, jvm=_JVM)
+        try:
+            node.start()
+            print(
+                f"Elasticsearch {VERSION}, java {' '.join(node.jvm)}; {DAYS} indices of 1 shard, no replicas",
+                flush=True,
+            )
+            site = Site(node)
+            each = 0.0
+            if not site.is_filled(called.transactions, called.seed):
+                if (kept / _FILLED).exists():
+                    raise SystemExit(f"{kept} holds other documents; delete it")
+                each = site.fill(called.transactions, called.seed)
+                site.remember(called.transactions, called.seed)
+            yield site, each
+        finally:
+            node.stop()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -311,24 +346,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=40, metavar="N", help="questions of each kind and range")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="another seed, other documents and questions")
     parser.add_argument("--traces", action="store_true", help="measure traces only")
+    parser.add_argument("--keep", metavar="FOLDER", help="the node's folder, kept with its data for the next run")
+    parser.add_argument("--only", metavar="TEXT", default="", help="ask only kinds whose names contain this")
     called = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the node ends with this
-    if called.traces:
-        return traces_only(called.transactions, called.rounds, called.seed)
     names = [*KINDS, *COUNTS, *(f"--by {field}" for field in FIELDS)]
-    with tempfile.TemporaryDirectory(prefix="mailspan-bench-") as folder, running(Path(folder), jvm=_JVM) as node:
-        print(f"Elasticsearch {VERSION}, java {' '.join(node.jvm)}; {DAYS} indices of 1 shard, no replicas", flush=True)
-        site = Site(node)
-        each = site.fill(called.transactions, called.seed)
+    names = [] if called.traces else [name for name in names if called.only in name]
+    with filled(called) as (site, each):
         times = measure(site, names, called.rounds, called.seed)
         traced = measure_traces(site, called.transactions, called.rounds, called.seed)
-    middle, high = tell(times)
-    number = sum(len(values) for found in times.values() for values in found.taken.values())
-    cpu = statistics.fmean([value for found in times.values() for value in found.cpu])
-    print(
-        f"documents={site.documents} days={DAYS} searches={number} p50_ms={middle:.1f} p99_ms={high:.1f}"
-        f" cpu_ms={cpu:.1f} writer_cpu_us={each:.1f} trace_p99_ms={traced:.1f}"
-    )
+    said = f"documents={site.documents} days={DAYS}"
+    high = 0.0
+    if times:
+        middle, high = tell(times)
+        number = sum(len(values) for found in times.values() for values in found.taken.values())
+        cpu = statistics.fmean([value for found in times.values() for value in found.cpu])
+        said += f" searches={number} p50_ms={middle:.1f} p99_ms={high:.1f} cpu_ms={cpu:.1f}"
+    print(f"{said} writer_cpu_us={each:.1f} trace_p99_ms={traced:.1f}")
     return 1 if high > GOAL_MS or traced > GOAL_TRACE_MS else 0
 
 

@@ -17,18 +17,21 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from search.candidates import MOST_COMPARED, Candidates, Names, message_id_keys, short, unknown_keys
 from search.nodes import HANDED_ON, is_loopback, is_message_id, is_same_host
 from search.select import QUEUE_LIFETIME_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from search.candidates import Key
     from search.nodes import Attempt, Node
 
 EARLY_MS = 5000
 """Clocks differ: a hop may seem to be so much older than the one before."""
 SUBMITTED_MS = 60_000
 """A filter or a forwarding program gives the mail back to its own host within this time."""
+_LONG_AGO = 1 << 62
 MOST_CANDIDATES = 20
 """So many of the nearest are looked at, where only a message id and a host say which."""
 
@@ -71,10 +74,7 @@ class Joins:
     def __init__(self, nodes: Iterable[Node], hosts: Mapping[str, str]) -> None:
         """Join the nodes."""
         self._nodes = sorted(nodes, key=lambda node: node.order)
-        self._by_queue_id: dict[str, list[Node]] = defaultdict(list)
-        for node in self._nodes:
-            if node.queue_id is not None:
-                self._by_queue_id[node.queue_id].append(node)
+        self._candidates = Candidates(self._nodes)
         self._told = {name.lower(): host.lower() for name, host in hosts.items()}
         self.relays: dict[str, set[str]] = defaultdict(set)
         """Relay names and addresses, and the hosts of the logs that they were found to be."""
@@ -85,6 +85,8 @@ class Joins:
         """What nothing but a queue ID says, and more than one has that: what is found near them may decide."""
         self._children: dict[str, list[str]] = defaultdict(list)
         self._learn()
+        self._hosts_of: dict[tuple[str | None, str | None], frozenset[str]] = {}
+        self._names = Names(self.relays, self._told)
         for node in self._nodes:
             self._join_replies(node)
         for node in self._nodes:
@@ -97,22 +99,57 @@ class Joins:
         """Whether an edge goes on from this way."""
         return (node.id, way) in self._taken
 
-    def hosts_of(self, relay: str | None, address: str | None) -> set[str]:
+    def hosts_of(self, relay: str | None, address: str | None) -> frozenset[str]:
         """Return the hosts of the logs that a relay is, as far as it was told or learned."""
-        names = [name for name in (relay, address) if name is not None]
-        told = {self._told[name] for name in names if name in self._told}
-        return told or {host for name in names for host in self.relays.get(name, ())}
+        found = self._hosts_of.get((relay, address))
+        if found is None:
+            names = [name for name in (relay, address) if name is not None]
+            told = {self._told[name] for name in names if name in self._told}
+            found = frozenset(told or {host for name in names for host in self.relays.get(name, ())})
+            self._hosts_of[relay, address] = found
+        return found
 
     def _learn(self) -> None:
         for node in self._nodes:
             for way in node.ways:
-                for other in self._by_queue_id.get(way.next_queue_id or "", ()):
-                    if way.outcome == "relayed" and is_message_id(node, other) and _is_in_time(node, other):
+                if way.outcome != "relayed" or way.next_queue_id is None:
+                    continue
+                for other in self._with_its_message_id(node, way):
+                    if is_message_id(node, other) and _is_in_time(node, other):
                         for name in (way.relay, way.relay_ip):
                             if name is not None and not is_loopback(name):
                                 self.relays[name].add(other.host)
                         for name in other.clients:
                             self.relays[name].add(node.host)
+
+    def _with_its_message_id(self, node: Node, way: Attempt) -> Sequence[Node]:
+        """Return who can be meant by the queue ID that a relay gave, and have the same message id."""
+        queue_id = str(way.next_queue_id)
+        if not self._candidates.are_many(queue_id):
+            return self._candidates.all(queue_id)
+        return self._candidates.near(queue_id, message_id_keys(node), way.date_ms, *_time_after(node))
+
+    def _that_came_of(self, node: Node, queue_id: str, way: Attempt | None) -> Sequence[Node]:
+        """Return who can be meant where a node, or the relay of one of its ways, names a queue ID."""
+        if not self._candidates.are_many(queue_id):
+            return self._candidates.all(queue_id)
+        keys = [*message_id_keys(node), *unknown_keys(node), ("original", node.queue_id), ("host", node.host)]
+        keys += [("client", name) for name in self._names.of_host(node.host)]
+        reference = node.updated_ms
+        if way is not None:
+            reference = way.date_ms
+            keys += [("host", host) for host in self._names.hosts((way.relay, way.relay_ip))]
+        return self._candidates.near(queue_id, keys, reference, *_time_after(node))
+
+    def _that_it_came_of(self, node: Node, queue_id: str, host: str | None) -> Sequence[Node]:
+        """Return who can be meant where a node names the queue ID of what it came of."""
+        if not self._candidates.are_many(queue_id):
+            return self._candidates.all(queue_id)
+        keys: list[Key] = [("host", host)]
+        if host is None:
+            keys = [*message_id_keys(node), *unknown_keys(node)]
+            keys += [("host", each) for each in self._names.hosts(sorted(node.clients))]
+        return self._candidates.near(queue_id, keys, node.date_ms, -_LONG_AGO, node.date_ms + EARLY_MS)
 
     def _is_host(self, names: Iterable[str | None], host: str) -> bool:
         for name in names:
@@ -181,7 +218,7 @@ class Joins:
         """Join the best of those that have this queue ID: that with the most evidence, then the nearest in time."""
         reference = node.updated_ms if way is None else way.date_ms
         found = []
-        for other in self._by_queue_id.get(queue_id, ()):
+        for other in self._that_came_of(node, queue_id, way):
             if other is node or not _is_in_time(node, other):
                 continue
             evidence = evidence_of(node, other, way)
@@ -200,7 +237,7 @@ class Joins:
     def _join_parent(self, node: Node, queue_id: str, host: str | None, kind: str) -> None:
         """Join with a transaction that this one says it came of; a host that is not named is any."""
         found = []
-        for other in self._by_queue_id.get(queue_id, ()):
+        for other in self._that_it_came_of(node, queue_id, host):
             if other is node or not _is_in_time(other, node) or (host is not None and other.host != host):
                 continue
             evidence = ["original queue id"] if host is None else ["queue id", "same host"]
@@ -255,9 +292,7 @@ class Joins:
             for node in self._nodes:
                 if node.message_id is None or node.id in self._fed or node.document.get("kind") != "transaction":
                     continue
-                edges = [
-                    edge for edge in self._candidates(node, ways) if (edge.source.order > node.order) == seems_older
-                ]
+                edges = [edge for edge in self._sources(node, ways) if (edge.source.order > node.order) == seems_older]
                 if edges:
                     came = self._came_of(node)
                     edges = [edge for edge in edges if edge.source.id not in came]
@@ -271,15 +306,16 @@ class Joins:
         if way.outcome == "expanded":
             return set()
         names = {name for name in (way.relay, way.relay_ip) if name is not None}
-        names |= self.hosts_of(way.relay, way.relay_ip)
-        short = {name.partition(".")[0] for name in names if not name.replace(".", "").isdigit() and ":" not in name}
-        return {f"to {name}" for name in names | short}
+        if len(hosts := self.hosts_of(way.relay, way.relay_ip)) <= MOST_COMPARED:
+            names |= hosts  # of a pool, each host looks for the pool's name
+        firsts = {short(name) for name in names if not name.replace(".", "").isdigit() and ":" not in name}
+        return {f"to {name}" for name in names | firsts}
 
-    def _candidates(
+    def _sources(
         self, node: Node, ways: Mapping[tuple[str, str], list[tuple[int, str, Node, Attempt]]]
     ) -> Iterator[Edge]:
         message_id = str(node.message_id)
-        for key in sorted({f"to {node.host}", f"to {node.host.partition('.')[0]}"}):
+        for key in sorted({f"to {each}" for each in (node.host, short(node.host), *self._names.pools(node.host))}):
             for source, way in _nearest(ways.get((message_id, key), ()), node):
                 if way.next_queue_id is None and self._is_host((way.relay, way.relay_ip), node.host):
                     evidence = ["message id", "relay"]
@@ -322,9 +358,15 @@ class Joins:
         self._taken |= {(edge.source.id, way) for way in edge.ways}
 
 
+def _time_after(node: Node) -> tuple[int, int]:
+    """Return when something that came of a node began, at the earliest and at the latest."""
+    return node.date_ms - EARLY_MS, node.updated_ms + QUEUE_LIFETIME_MS
+
+
 def _is_in_time(node: Node, other: Node) -> bool:
     """Whether `other` can have come of `node`."""
-    return node.date_ms - EARLY_MS <= other.date_ms <= node.updated_ms + QUEUE_LIFETIME_MS
+    first, last = _time_after(node)
+    return first <= other.date_ms <= last
 
 
 def _nearest(ways: Sequence[tuple[int, str, Node, Attempt]], node: Node) -> Iterator[tuple[Node, Attempt]]:

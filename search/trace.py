@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any
 
+from search.candidates import short
 from search.ends import End, Ends, json_of, worst
 from search.joins import NOTICE_KINDS
 from search.nodes import is_loopback, is_same_host
@@ -21,6 +22,7 @@ from sink.terms import term
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from search.joins import Edge, Joins
     from search.nodes import Attempt, Node
@@ -158,7 +160,8 @@ def _unknown_relays(nodes: Sequence[Node], edges: Sequence[Edge], joins: Joins) 
 
 def _hosts_with_logs(reader: DocumentReader, ways: Sequence[Attempt], joins: Joins) -> set[str]:
     """Return which hosts that can be these relays have a log in the store, near the time of the attempts."""
-    names = {name for way in ways for name in (way.relay, *joins.hosts_of(way.relay, way.relay_ip)) if name}
+    names = {way.relay for way in ways if way.relay}
+    names.update(*(joins.hosts_of(*each) for each in {(way.relay, way.relay_ip) for way in ways}))
     names |= {name.partition(".")[0] for name in names if not name.partition(".")[0].isdigit() and ":" not in name}
     ordered = sorted(names)
     found: set[str] = set()
@@ -173,12 +176,16 @@ def _hosts_with_logs(reader: DocumentReader, ways: Sequence[Attempt], joins: Joi
 
 def _missing_relays(ways: Sequence[tuple[Node, Attempt, int]], joins: Joins, logged: set[str]) -> list[Missing]:
     found: dict[tuple[str, str | None, str | None], Missing] = {}
+    by_first: dict[str, list[str]] = defaultdict(list)
+    for host in logged:
+        by_first[short(host)].append(host)
     for node, way, number in ways:
-        known = joins.hosts_of(way.relay, way.relay_ip)
-        hosts = known or {host for host in logged if way.relay is not None and is_same_host(way.relay, host)}
+        hosts: AbstractSet[str] = joins.hosts_of(way.relay, way.relay_ip)
+        if not hosts and way.relay is not None:
+            hosts = {host for host in by_first[short(way.relay)] if is_same_host(way.relay, host)}
         if is_loopback(way.relay) or is_loopback(way.relay_ip):
             hosts = {node.host}
-        reason = NOT_THERE if hosts & (logged | {node.host}) else NO_LOG
+        reason = NO_LOG if node.host not in hosts and not hosts & logged else NOT_THERE
         key = (node.id, way.relay or way.relay_ip, way.next_queue_id)
         earlier = found[key].recipients if key in found else 0
         found[key] = Missing(node, "next", key[1], key[2], reason, number + earlier)

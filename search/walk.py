@@ -2,10 +2,10 @@
 
 Pure but for the reader that it is given. A level asks for everything that its transactions name and that was not asked
 for before: their own queue IDs (other pages, late fragments), the queue IDs in their links, whoever names them in a
-link, and their message ids. Many ids stand in one query: a fan-out to thousands needs some dozens of queries, a loop
-at most one for each round. Then the nodes are joined anew (search.joins), and those that came to belong to the mail
-are the next level. No walk makes more than MOST_QUERIES queries, finds more than about MOST_TRANSACTIONS, or joins more
-than about MOST_JOINED; what ends it before its end is said in `limits`.
+link, and their message ids; all of it in one query, where that is little. Many ids stand in one query: a fan-out to
+thousands needs some dozens of queries, a loop at most one for each round. Then the nodes are joined anew (search.joins),
+and those that came to belong to the mail are the next level. No walk makes more than MOST_QUERIES queries, finds more
+than about MOST_TRANSACTIONS, or joins more than about MOST_JOINED; what ends it before its end is said in `limits`.
 """
 
 from __future__ import annotations
@@ -96,25 +96,40 @@ class _Walk:
         # What came before may have waited as long as a mail may, and what it was given to may have been late as much.
         since = min(node.date_ms for node in level) - 2 * QUEUE_LIFETIME_MS - EARLY_MS
         until = max(node.updated_ms for node in level) + QUEUE_LIFETIME_MS + 1
-        for asked, most in ((terms, MOST_TRANSACTIONS), (message_ids, MOST_OF_MESSAGE_IDS)):
-            new = [term for term in asked if term not in self._asked]
-            self._asked.update(new)
+        asked = [[each for each in some if each not in self._asked] for some in (terms, message_ids)]
+        self._asked.update(*asked)
+        if all(asked) and sum(map(len, asked)) <= TERMS_AT_ONCE:
+            # Both at once, which costs half: as long as there is little, neither limit is reached.
+            found = self._newest((*asked[0], *asked[1]), since, until, MOST_OF_MESSAGE_IDS)
+            if found is not None and len(found) < MOST_OF_MESSAGE_IDS:
+                return self._take(found, MOST_TRANSACTIONS)
+        for new, most in zip(asked, (MOST_TRANSACTIONS, MOST_OF_MESSAGE_IDS), strict=True):
             for start in range(0, len(new), TERMS_AT_ONCE):
-                if self._queries >= MOST_QUERIES:
-                    self._limits[f"more than {MOST_QUERIES} queries: what is further away is missing here"] = None
+                found = self._newest(tuple(new[start : start + TERMS_AT_ONCE]), since, until, most)
+                if found is None:
                     return False
-                self._queries += 1
-                group = tuple(new[start : start + TERMS_AT_ONCE])
-                found = self._reader.newest(Selection(all_of=(group,), date_from_ms=since, date_until_ms=until), most)
-                if len(found) >= most and asked is message_ids:
+                if len(found) >= most and new is asked[1]:
                     self._limits[
                         f"message ids that more than {most} transactions have: followed by queue ids alone"
                     ] = None
-                    continue
-                self._is_changed |= self._nodes.add(found)
-                if len(self._nodes) > MOST_TRANSACTIONS or len(found) >= most:
-                    self._limits[f"more than {MOST_TRANSACTIONS} transactions: others are missing here"] = None
+                elif not self._take(found, most):
                     return False
+        return True
+
+    def _newest(self, terms: tuple[Term, ...], since: int, until: int, most: int) -> list[bytes] | None:
+        """Return what has one of the terms; None where no more may be asked."""
+        if self._queries >= MOST_QUERIES:
+            self._limits[f"more than {MOST_QUERIES} queries: what is further away is missing here"] = None
+            return None
+        self._queries += 1
+        return self._reader.newest(Selection(all_of=(terms,), date_from_ms=since, date_until_ms=until), most)
+
+    def _take(self, found: Sequence[bytes], most: int) -> bool:
+        """Take documents up; say whether the walk may go on."""
+        self._is_changed |= self._nodes.add(found)
+        if len(self._nodes) > MOST_TRANSACTIONS or len(found) >= most:
+            self._limits[f"more than {MOST_TRANSACTIONS} transactions: others are missing here"] = None
+            return False
         return True
 
 

@@ -9,6 +9,7 @@ in an answer is in `faults` and `gaps`, for the reader to be told.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from datetime import date, timedelta
 from itertools import chain, islice
@@ -29,6 +30,7 @@ from sink.terms import PAGED
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from sink.daily_indices import Index
     from sink.elasticsearch import Server
     from sink.store import Document, Selection, Term
 
@@ -47,6 +49,8 @@ _LONGEST_SUBJECT = 256
 _LEAST = -(1 << 63)
 """The least number of its type, so that nothing of the same millisecond comes after it."""
 _SECONDS = 60.0
+_KNOWN_SECONDS = 10.0
+"""So long a reader takes it that no index came or went: a trace asks some times. One that went is left out."""
 _NOT_NOW = 503  # HTTP's own
 _FIELD_OF = {
     "outcomes": "outcomes", "dsn": "dsns", "relay": "relays", "recipient": "recipients",
@@ -78,6 +82,7 @@ class ElasticsearchReader:
         """Read the daily indices PREFIX-YYYY.MM.DD of a server; nothing is asked yet."""
         self._server = server
         self._daily = DailyIndices(server, prefix)
+        self._known: tuple[float, list[Index]] | None = None
         self.faults: list[str] = []
         self.gaps: list[str] = []
 
@@ -250,7 +255,7 @@ class ElasticsearchReader:
     def _indices(self, selection: Selection) -> list[str]:
         """Return the indices to ask, by exact name. Raises StoreError."""
         first, asked, last = _days(selection)
-        every = self._daily.all()
+        every = self._every()
         wanted = [index for index in every if (first or index.day) <= index.day <= (last or index.day)]
         for index in wanted:
             if index.is_closed:
@@ -258,6 +263,13 @@ class ElasticsearchReader:
         if asked is not None and every:
             self._note_gaps(asked, last or every[-1].day, {index.day for index in every})
         return [index.name for index in wanted if not index.is_closed]
+
+    def _every(self) -> list[Index]:
+        """Return all daily indices. They are asked for once, and again after some seconds. Raises StoreError."""
+        now = time.monotonic()
+        if self._known is None or now - self._known[0] > _KNOWN_SECONDS:
+            self._known = now, self._daily.all()
+        return self._known[1]
 
     def _note_gaps(self, first: date, last: date, days: set[date]) -> None:
         number = max(0, (last - first).days + 1) - sum(first <= day <= last for day in days)
