@@ -3,9 +3,10 @@
 Pure but for the reader that it is given. A level asks for everything that its transactions name and that was not asked
 for before: their own queue IDs (other pages, late fragments), the queue IDs in their links, whoever names them in a
 link, and their message ids; all of it in one query, where that is little. Many ids stand in one query: a fan-out to
-thousands needs some dozens of queries, a loop at most one for each round. Then the nodes are joined anew (search.joins),
-and those that came to belong to the mail are the next level. No walk makes more than MOST_QUERIES queries, finds more
-than about MOST_TRANSACTIONS, or joins more than about MOST_JOINED; what ends it before its end is said in `limits`.
+thousands needs some dozens of queries, a loop at most one for each round. Then the nodes are joined anew
+(search.joins), and those that came to belong to the mail are the next level. No walk makes more than MOST_QUERIES
+queries, finds more than about MOST_TRANSACTIONS, or joins more than about MOST_JOINED; what ends it before its end is
+said in `limits`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What stores keep of a document beside it, so that many can be compared and counted without reading them.
 
 Facets are a narrow row per document. Counts say how many documents of a quarter hour have each value of the fields with
-few values; they are kept by class, since probes are left out of most searches and the pages of one mail count once.
-Pure: nothing here touches the database.
+few values, and how many of a day have each of some fields with more; they are kept by class, since probes are left out
+of most searches and the pages of one mail count once. Clients and recipients have no counts: there would be nearly as
+many as documents. Pure: nothing here touches the database.
 """
 
 from __future__ import annotations
@@ -58,6 +59,10 @@ VALUE_TERMS = {
 }  # fmt: skip
 """The fields that have counts, each with the term that holds its whole value."""
 
+BUCKETS_OF_A_DAY = 86_400_000 // BUCKET_MS
+DAILY = ("relay", "sender", "sender_domain", "recipient_domain")
+"""The fields that have counts by day (UTC), in its first quarter hour; pages of mails with several have none."""
+
 _SEVERAL = {"outcomes": "outcomes", "dsn": "dsns"}
 _SINGLE = tuple(field for field in VALUE_TERMS if field not in _SEVERAL)
 
@@ -75,7 +80,6 @@ class Facets(NamedTuple):
     outcomes: str
     dsn: str
     recipient: str
-    subject: str | None
 
 
 CountKey = tuple[str, int, str, int]
@@ -84,7 +88,6 @@ CountKey = tuple[str, int, str, int]
 
 def facets_of(document: Document, place: int, date_ms: int, updated_ms: int) -> Facets:
     """Return the facets of a document. Where clocks differ, its last update is not before its date."""
-    subject = document.get("subject")
     return Facets(
         place,
         class_of(document),
@@ -96,8 +99,13 @@ def facets_of(document: Document, place: int, date_ms: int, updated_ms: int) -> 
         _joined(document.get("outcomes")),
         _joined(document.get("dsns")),
         recipients_of(document),
-        fold(subject) if subject else None,
     )
+
+
+def subject_of(document: Document) -> str | None:
+    """Return the subject as it is compared; None where there is none."""
+    subject = document.get("subject")
+    return fold(subject) if subject else None
 
 
 def sender_of(document: Document) -> str:
@@ -118,14 +126,23 @@ def class_of(document: Document) -> int:
     return PROBE if document["kind"] == "probe" else PLAIN
 
 
-def counts_of(document: Document, date_ms: int) -> list[CountKey]:
-    """Return the counts that a document is part of."""
-    class_ = class_of(document)
+def counts_of(document: Document, facets: Facets, date_ms: int) -> list[CountKey]:
+    """Return the counts that a document is part of, which has these facets."""
+    class_ = facets.class_
     bucket = date_ms // BUCKET_MS
     keys = [(field, class_, document.get(field) or "", bucket) for field in _SINGLE]
     for field, name in _SEVERAL.items():
         keys += [(field, class_, value, bucket) for value in document.get(name) or ("",)]
     keys.append(("", class_, "", bucket))
+    if class_ != PAGED:
+        day = bucket // BUCKETS_OF_A_DAY * BUCKETS_OF_A_DAY
+        for field, text, values_of in (
+            ("relay", facets.relay, _split),
+            ("sender", facets.sender, _whole),
+            ("sender_domain", facets.sender, _domains),
+            ("recipient_domain", facets.recipient, _domains),
+        ):
+            keys += [(field, class_, value, day) for value in values_of(text)]
     return keys
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import orjson
 
 from mailspan.errors import StoreError
-from sink.facets import CountKey, Facets, counts_of, facets_of
+from sink.facets import CountKey, Facets, counts_of, facets_of, subject_of
 from sink.fragments import family_of, is_fragment, superfluous
 from sink.sqlite_schema import (
     LARGEST_DATE_MS,
@@ -53,6 +53,7 @@ class _Row(NamedTuple):
     encoded: bytes
     terms: str
     facets: Facets
+    subject: str | None
     counts: list[CountKey]
 
 
@@ -197,7 +198,10 @@ class SqliteStore:
             "INSERT INTO postings(rowid, terms) VALUES (?, ?)", ((row.place, row.terms) for row in rows)
         )
         self._connection.executemany(
-            "INSERT INTO facets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (row.facets for row in rows)
+            "INSERT INTO facets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (row.facets for row in rows)
+        )
+        self._connection.executemany(
+            "INSERT INTO subjects VALUES (?, ?)", ((row.place, row.subject) for row in rows if row.subject)
         )
         add_to_counts(self._connection, Counter(key for row in rows for key in row.counts))
 
@@ -242,12 +246,13 @@ def remove(connection: sqlite3.Connection, places: Sequence[int]) -> None:
     counts: Counter[CountKey] = Counter()
     for place in places:
         document = _load(connection, place)
-        date_ms = _ms(document["date"])
-        terms = terms_of(document, _ms(document["updated"]) - date_ms)
+        date_ms, updated_ms = _ms(document["date"]), _ms(document["updated"])
+        terms = terms_of(document, updated_ms - date_ms)
         connection.execute("INSERT INTO postings(postings, rowid, terms) VALUES ('delete', ?, ?)", (place, terms))
         connection.execute("DELETE FROM documents WHERE place = ?", (place,))
         connection.execute("DELETE FROM facets WHERE place = ?", (place,))
-        counts.subtract(counts_of(document, date_ms))
+        connection.execute("DELETE FROM subjects WHERE place = ?", (place,))
+        counts.subtract(counts_of(document, facets_of(document, place, date_ms, updated_ms), date_ms))
     add_to_counts(connection, counts)
 
 
@@ -351,6 +356,7 @@ def _try_lock(lock: int) -> bool:
 def _row(document: Document, encoded: bytes, places: _Places, old: int | None, written: int) -> _Row:
     date_ms, updated_ms = _ms(document["date"]), _ms(document["updated"])
     place = places.take(date_ms, old)
+    facets = facets_of(document, place, date_ms, updated_ms)
     return _Row(
         place=place,
         id=document["id"],
@@ -358,8 +364,9 @@ def _row(document: Document, encoded: bytes, places: _Places, old: int | None, w
         written=written,
         encoded=encoded,
         terms=terms_of(document, updated_ms - date_ms),
-        facets=facets_of(document, place, date_ms, updated_ms),
-        counts=counts_of(document, date_ms),
+        facets=facets,
+        subject=subject_of(document),
+        counts=counts_of(document, facets, date_ms),
     )
 
 

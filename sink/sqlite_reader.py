@@ -1,8 +1,8 @@
 """Read documents from one SQLite file: newest first, counted, or as they come in.
 
 A selection becomes walks along the inverted index (sink.sqlite_walks). What is counted over all documents comes from
-the table of counts, by whole quarter hours; the edges, and whatever is narrower, from the index; values of fields with
-many from the facets. Each answer is read in one transaction: a writer changes nothing in the middle of it.
+the table of counts, by whole quarter hours or days; the edges, and whatever is narrower, from the index; values of
+fields with many from the facets. Each answer is read in one transaction: a writer changes nothing in the middle of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from sink.facets import COLUMNS, PAGED, PLAIN, PROBE, VALUE_TERMS
+from sink.facets import BUCKETS_OF_A_DAY, COLUMNS, DAILY, PAGED, PLAIN, PROBE, VALUE_TERMS
 from sink.sqlite_schema import PLACE_BITS, connect_for_reading, failures
 from sink.sqlite_walks import PROBES, Walk, cut, first_place, is_everything, walks
 from sink.store import BUCKET_MS, Term
@@ -40,6 +40,10 @@ class _Range(NamedTuple):
 
     first: int | None
     last: int | None
+
+    def limits(self) -> tuple[int, int]:
+        """Return both as numbers."""
+        return (-1 << 62 if self.first is None else self.first, 1 << 62 if self.last is None else self.last)
 
 
 class SqliteReader:
@@ -95,7 +99,9 @@ class SqliteReader:
     def count_by(self, selection: Selection, field: str) -> dict[str, int]:
         """Return how many mails have each value of `field`; see DocumentReader."""
         with self._reading():
-            values = self._values(field) if field in VALUE_TERMS else None
+            # Of everything there are counts, and what they leave is little: its facets are read once for all values.
+            has_terms = field in VALUE_TERMS and not (field in COLUMNS and is_everything(selection))
+            values = self._values(field) if has_terms else None
             if values is None:
                 counts = self._count_facets(selection, field)
             else:
@@ -146,7 +152,7 @@ class SqliteReader:
             ("f.updated < ?", selection.updated_until_ms),
             ("d.place >= ?", None if selection.date_from_ms is None else first_place(selection.date_from_ms)),
             ("d.place < ?", None if selection.date_until_ms is None else first_place(selection.date_until_ms)),
-            ("instr(f.subject, ?) > 0", selection.subject),
+            ("instr(s.subject, ?) > 0", selection.subject),
         ):
             if value is not None:
                 conditions.append(condition)
@@ -156,6 +162,7 @@ class SqliteReader:
             "SELECT d.written, d.place, d.document,"  # noqa: S608 - our own text
             " EXISTS (SELECT 1 FROM postings AS p WHERE p.postings MATCH ? AND p.rowid = d.place)"
             " FROM documents AS d INDEXED BY documents_written CROSS JOIN facets AS f ON f.place = d.place"
+            " LEFT JOIN subjects AS s ON s.place = d.place"
             f" WHERE {' AND '.join(conditions)} ORDER BY d.written, d.place LIMIT {_FOLLOWED_AT_ONCE}"
         )
         while True:
@@ -214,12 +221,17 @@ class SqliteReader:
     def _rows_of_counts(
         self, columns: str, selection: Selection, whole: _Range, field: str, group: str, value: str = ""
     ) -> sqlite3.Cursor:
-        first = -1 << 62 if whole.first is None else whole.first
-        last = 1 << 62 if whole.last is None else whole.last
         return self._connection.execute(
             f"SELECT {columns} FROM counts WHERE field = ? AND class IN ({_classes(selection)})"  # noqa: S608
             f" AND value = ? AND bucket >= ? AND bucket < ? {group}",
-            (field, value, first, last),
+            (field, value, *whole.limits()),
+        )
+
+    def _values_of_counts(self, selection: Selection, whole: _Range, field: str) -> sqlite3.Cursor:
+        return self._connection.execute(
+            f"SELECT value, sum(number) FROM counts WHERE field = ? AND class IN ({_classes(selection)})"  # noqa: S608
+            " AND bucket >= ? AND bucket < ? GROUP BY value",
+            (field, *whole.limits()),
         )
 
     def _values(self, field: str) -> list[tuple[str, Term]] | None:
@@ -248,7 +260,14 @@ class SqliteReader:
     def _count_facets(self, selection: Selection, field: str) -> Counter[str]:
         column, values_of = COLUMNS[field]
         counts: Counter[str] = Counter()
+        parts: list[Walk] = []
         for walk in walks(selection):
+            step = BUCKETS_OF_A_DAY if field in DAILY else 1 if field in VALUE_TERMS else None
+            edges, whole = ([walk], None) if step is None else _split(walk, step)
+            parts += edges
+            if whole is not None:
+                counts.update(dict(self._values_of_counts(selection, whole, field)))
+        for walk in parts:
             rows = self._facets_of_all(walk, column) or self._rows(walk, f"f.{column}", paged=False)
             for (text,), number in Counter(rows).items():
                 for value in values_of(text):
@@ -292,20 +311,24 @@ def _classes(selection: Selection) -> str:
     return str(PLAIN) if PROBES in selection.none_of else f"{PLAIN}, {PROBE}"
 
 
-def _split(walk: Walk) -> tuple[list[Walk], _Range | None]:
-    """Take the whole quarter hours, whose counts are kept, out of a walk; return what is left, and them."""
+def _split(walk: Walk, step: int = 1) -> tuple[list[Walk], _Range | None]:
+    """Take the whole quarter hours, whose counts are kept, out of a walk; return what is left, and them.
+
+    With a `step`, only so many of them at once: days.
+    """
     if walk.is_checked or not is_everything(walk.selection):
         return [walk], None
-    first = None if walk.since_ms is None else -(-walk.since_ms // BUCKET_MS)
-    last = None if walk.until_ms is None else walk.until_ms // BUCKET_MS
+    length = BUCKET_MS * step
+    first = None if walk.since_ms is None else -(-walk.since_ms // length)
+    last = None if walk.until_ms is None else walk.until_ms // length
     if first is not None and last is not None and first >= last:
         return [walk], None
     edges = []
     if last is not None:
-        edges += cut(walk, last * BUCKET_MS, None)
+        edges += cut(walk, last * length, None)
     if first is not None:
-        edges += cut(walk, None, first * BUCKET_MS)
-    return edges, _Range(first, last)
+        edges += cut(walk, None, first * length)
+    return edges, _Range(None if first is None else first * step, None if last is None else last * step)
 
 
 def _mail_and_page(id_: str) -> tuple[str, int]:

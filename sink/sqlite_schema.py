@@ -4,7 +4,8 @@ documents  the JSON as it was written, by `place`: the date in milliseconds shif
            PLACE_BITS, plus a number that tells documents of one millisecond apart. So the table,
            and all that points into it, is in date order. `written` numbers the commits.
 facets     what is compared or counted for many documents at once: a narrow row each (sink.facets).
-counts     how many documents of each quarter hour have a value of the fields with few values.
+subjects   the folded subject of each document that has one, apart: few have one, and all of these are compared.
+counts     how many documents of each quarter hour, or day, have a value of some fields (sink.facets).
 postings   an inverted index (FTS5, no text kept) from each term of `sink.terms` to places. Terms of
            one batch are written side by side, where a B-tree would touch a page for each: half the
            time and no slower when it grows.
@@ -31,7 +32,7 @@ from mailspan.errors import StoreError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 APPLICATION_ID = 0x6D73706E  # "mspn", in the file's header
 PLACE_BITS = 21
 PLACES_PER_MS = 1 << PLACE_BITS
@@ -59,9 +60,9 @@ _TABLES = (
         relay TEXT NOT NULL,
         outcomes TEXT NOT NULL,
         dsn TEXT NOT NULL,
-        recipient TEXT NOT NULL,
-        subject TEXT
+        recipient TEXT NOT NULL
     )""",
+    "CREATE TABLE subjects(place INTEGER PRIMARY KEY, subject TEXT NOT NULL)",
     """CREATE TABLE counts(
         field TEXT NOT NULL,
         class INTEGER NOT NULL,

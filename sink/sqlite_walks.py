@@ -6,6 +6,7 @@ the SQL, and none of the index's query language: terms hold no quote and stand b
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from sink.sqlite_schema import LARGEST_DATE_MS, PLACE_BITS
@@ -13,10 +14,15 @@ from sink.store import Term
 from sink.terms import PAGED, SPANS_MS, term
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sink.store import Selection
 
 PROBES = term("kind", "probe")
 _KINDS = (term("kind", "transaction"), term("kind", "rejection"), PROBES)
+_NOWHERE = Term("-")
+"""What no document has: every term has a field."""
+_MOST_ALTERNATIVES = 16
 _SMALLEST_PLACE, _LARGEST_PLACE = -(1 << 63), (1 << 63) - 1
 
 
@@ -34,7 +40,7 @@ class Walk(NamedTuple):
     def statement(
         self, columns: str, order: str = "", *, also: Term | None = None, paged: bool | None = None
     ) -> tuple[str, tuple[str | int, ...]]:
-        """Return the SQL and its parameters: `columns` of postings p, facets f and documents d.
+        """Return the SQL and its parameters: `columns` of postings p, facets f, subjects s and documents d.
 
         `also` must be among the terms. `paged` True: only documents of mails with several pages; False: none of them.
         """
@@ -44,9 +50,9 @@ class Walk(NamedTuple):
             *self.places(),
         ]
         for condition, value in (
+            ("instr(s.subject, ?) > 0", self.selection.subject),
             ("f.updated >= ?", self.selection.updated_from_ms if self.is_checked else None),
             ("f.updated < ?", self.selection.updated_until_ms),
-            ("instr(f.subject, ?) > 0", self.selection.subject),
         ):
             if value is not None:
                 conditions.append(condition)
@@ -54,7 +60,7 @@ class Walk(NamedTuple):
         where = " AND ".join(conditions)
         # CROSS JOIN: SQLite must begin with the index. To count what the index alone knows, it is enough.
         source = "postings AS p"
-        for table, name in (("facets", "f"), ("documents", "d")):
+        for table, name in (("subjects", "s"), ("facets", "f"), ("documents", "d")):
             if f"{name}." in f"{columns} {where}":
                 source += f" CROSS JOIN {table} AS {name} ON {name}.place = p.rowid"
         return f"SELECT {columns} FROM {source} WHERE {where} {order}", tuple(parameters)  # noqa: S608 - our own text
@@ -82,7 +88,7 @@ class Walk(NamedTuple):
             groups.append((PAGED,))
         elif paged is False:
             unwanted.append(PAGED)
-        wanted = " AND ".join(f"({' OR '.join(map(_quoted, group))})" for group in groups)
+        wanted = " AND ".join(f"({_any_of(group)})" for group in groups)
         return " NOT ".join((f"({wanted})", *map(_quoted, unwanted)))
 
 
@@ -125,6 +131,20 @@ def is_everything(selection: Selection) -> bool:
 def first_place(date_ms: int) -> int:
     """Return the smallest place of a date."""
     return max(min(date_ms, LARGEST_DATE_MS), -LARGEST_DATE_MS) << PLACE_BITS
+
+
+def _any_of(terms: Sequence[Term]) -> str:
+    """Return a query for documents with one of the terms.
+
+    For each document FTS5 looks at all parts of an OR; so many are grouped, and it looks at a group only where that is
+    next. An OR in an OR would be made flat: what NOT is around stays together.
+    """
+    quoted = [_quoted(each) for each in terms]
+    if len(quoted) <= _MOST_ALTERNATIVES:
+        return " OR ".join(quoted)
+    size = math.isqrt(len(quoted))
+    parts = [quoted[start : start + size] for start in range(0, len(quoted), size)]
+    return " OR ".join(f"(({' OR '.join(part)}) NOT {_quoted(_NOWHERE)})" for part in parts)
 
 
 def _quoted(each: Term) -> str:
