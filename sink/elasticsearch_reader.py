@@ -42,6 +42,8 @@ _INDICES_AT_ONCE = (3,)
 _DOCUMENTS_AT_ONCE = 1000
 _BUCKETS_AT_ONCE = 50_000
 """Each part of the values costs a walk over all documents; `search.max_buckets` is 65,535 where nobody changed it."""
+_VALUES_AT_FIRST = 1000
+"""So many are counted at once, which is quick; where there are more, all are counted anew, in parts."""
 _MOST_DAYS_SHOWN = 3
 _LONGEST_REASON = 200
 _LONGEST_SUBJECT = 256
@@ -94,7 +96,8 @@ class ElasticsearchReader:
         at_once = min(limit + 1, _DOCUMENTS_AT_ONCE)
         # Who wants more than one answer holds wants all there is: nothing is saved by asking the newest first.
         asked = _newest_first(names) if limit < _DOCUMENTS_AT_ONCE or not names else (names,)
-        parts = (self._hits(part, selection, at_once=at_once) for part in asked)
+        body = _hits_body(selection, paged=None, at_once=at_once)
+        parts = (self._hits(part, body, self._search(part, body)) for part in asked)
         for hit in chain.from_iterable(parts):
             milliseconds = int(hit["sort"][0])
             # All documents of the last millisecond are read, so that of these the first by id are given.
@@ -109,26 +112,33 @@ class ElasticsearchReader:
 
     def count(self, selection: Selection) -> int:
         """Return the number of mails; see DocumentReader."""
-        body = {"query": _query(selection, paged=False), "size": 0, "track_total_hits": True}
         names = self._indices(selection)
-        answer = self._search(names, body)
-        plain = int(answer["hits"]["total"]["value"]) if answer else 0
-        return plain + len({mail for mail, _, _ in self._pages(names, selection)})
+        plain, pages = self._plain_and_pages(names, selection, {"track_total_hits": True})
+        count = int(plain["hits"]["total"]["value"]) if plain else 0
+        return count + len({mail for mail, _, _ in pages})
 
     def count_by(self, selection: Selection, field: str) -> dict[str, int]:
         """Return how many mails have each value of `field`; see DocumentReader."""
         indexed = _FIELD_OF.get(field, field)
-        source = {"terms": {"field": indexed, "missing_bucket": True}}
+        terms = {"field": indexed, "size": _VALUES_AT_FIRST, "shard_size": _VALUES_AT_FIRST}
+        aggregations = {"by": {"terms": terms}, "none": {"missing": {"field": indexed}}}
         counts: Counter[str] = Counter()
         names = self._indices(selection)
-        for value, number in self._buckets(names, selection, source):
-            counts["" if value is None else str(value)] += number
+        found, pages = self._plain_and_pages(names, selection, {"aggs": aggregations}, indexed)
+        by: dict[str, Any] = found["aggregations"]["by"] if found else {"buckets": (), "sum_other_doc_count": 0}
+        if by["sum_other_doc_count"]:  # there are more values than were asked for
+            source = {"terms": {"field": indexed, "missing_bucket": True}}
+            for value, number in self._buckets(names, selection, source):
+                counts["" if value is None else str(value)] += number
+        else:
+            counts.update({str(each["key"]): int(each["doc_count"]) for each in by["buckets"]})
+            counts[""] += int(found["aggregations"]["none"]["doc_count"]) if found else 0
         values: dict[str, set[str]] = {}
-        for mail, some, _ in self._pages(names, selection, indexed):
+        for mail, some, _ in pages:
             values.setdefault(mail, set()).update(some)
-        for found in values.values():
-            counts.update(found - {""} or {""})
-        return dict(counts)
+        for each in values.values():
+            counts.update(each - {""} or {""})
+        return {value: number for value, number in counts.items() if number}
 
     def count_by_date(self, selection: Selection) -> dict[int, int]:
         """Return how many mails begin in each quarter hour; see DocumentReader."""
@@ -137,74 +147,78 @@ class ElasticsearchReader:
         names = self._indices(selection)
         for value, number in self._buckets(names, selection, source):
             counts[int(value)] += number
-        begin = {mail: milliseconds for mail, _, milliseconds in self._pages(names, selection)}
+        _, pages = self._plain_and_pages(names, selection, None)
+        begin = {mail: milliseconds for mail, _, milliseconds in pages}
         counts.update(milliseconds // BUCKET_MS * BUCKET_MS for milliseconds in begin.values())
         return dict(counts)
 
-    def _pages(
-        self, names: Sequence[str], selection: Selection, field: str = "id"
-    ) -> Iterator[tuple[str, list[str], int]]:
-        """Yield mail, values of `field` and date in milliseconds of each page of a mail with several.
+    def _plain_and_pages(
+        self, names: Sequence[str], selection: Selection, wanted: Mapping[str, Any] | None, field: str = "id"
+    ) -> tuple[dict[str, Any] | None, Iterator[tuple[str, list[str], int]]]:
+        """Ask for what is wanted of the documents of one page; return the answer, and all pages of other mails.
 
-        From the columns and not from the documents: a page may hold 500 recipients with all that was said of them.
+        Of each page come its mail, the values of `field`, and its date in milliseconds: from the columns and not from
+        the document, which may hold 500 recipients with all that was said of them, nor from the stored id, for which
+        the document would be unpacked.
         """
-        columns = {"_source": False, "docvalue_fields": list(dict.fromkeys(("id", "page", field)))}
-        for hit in self._hits(names, selection, paged=True, wanted=columns):
+        columns = {
+            "_source": False,
+            "stored_fields": "_none_",
+            "docvalue_fields": list(dict.fromkeys(("id", "page", field))),
+        }
+        pages = _hits_body(selection, paged=True, at_once=_DOCUMENTS_AT_ONCE, wanted=columns)
+        bodies = [] if wanted is None else [{"query": _query(selection, paged=False), "size": 0, **wanted}]
+        *plain, first = self._search_all(names, [*bodies, pages])
+        return plain[0] if plain else None, self._read_pages(self._hits(names, pages, first), field)
+
+    def _read_pages(self, hits: Iterator[dict[str, Any]], field: str) -> Iterator[tuple[str, list[str], int]]:
+        for hit in hits:
             found = hit["fields"]
             mail = _mail_of({"id": found["id"][0], "page": found.get("page", [0])[0]})
             yield mail, found.get(field, [""]), int(hit["sort"][0])
 
     def _hits(
-        self,
-        names: Sequence[str],
-        selection: Selection,
-        *,
-        paged: bool | None = None,
-        at_once: int = _DOCUMENTS_AT_ONCE,
-        wanted: Mapping[str, Any] = _WHOLE,
+        self, names: Sequence[str], body: dict[str, Any], first: dict[str, Any] | None
     ) -> Iterator[dict[str, Any]]:
-        """Yield what is found, newest first, in no order within a millisecond.
+        """Yield what is found, newest first, in no order within a millisecond; `first` is the answer to `body`.
 
         The id is not sorted by: a text is looked up for every document that is newer than those before it, and
         documents lie in an index in the order of their dates. The second key is a number, which costs little, and one
         that is hidden: an index that was made without the template has none, and its shards fail instead of finding
         nothing.
         """
-        query = _query(selection, paged=paged)
-        order = [{"date": "desc"}, {UPDATED: "desc"}]
-        body: dict[str, Any] = {"size": at_once, "sort": order, "track_total_hits": False, **wanted}
         known: set[str] = set()
+        answer = first
         while True:
-            answer = self._search(names, {**body, "query": query})
             hits = answer["hits"]["hits"] if answer else []
-            yield from (hit for hit in hits if hit["_id"] not in known)
+            yield from (hit for hit in hits if _id_of(hit) not in known)
             if len(hits) < body["size"]:
                 return
             # The next part begins with the last millisecond of this one, which may have more.
             last = int(hits[-1]["sort"][0])
-            known = {hit["_id"] for hit in hits if hit["sort"][0] == last}
+            known = {_id_of(hit) for hit in hits if hit["sort"][0] == last}
             body = {**body, "size": _DOCUMENTS_AT_ONCE, "search_after": [last + 1, _LEAST]}
             if len(known) == len(hits):
-                yield from self._of_one_millisecond(names, query, last, known, wanted)
+                yield from self._of_one_millisecond(names, body, last, known)
                 known = set()
                 body["search_after"] = [last, _LEAST]
+            answer = self._search(names, body)
 
     def _of_one_millisecond(
-        self, names: Sequence[str], query: dict[str, Any], milliseconds: int, known: set[str], wanted: Mapping[str, Any]
+        self, names: Sequence[str], wanted: Mapping[str, Any], milliseconds: int, known: set[str]
     ) -> Iterator[dict[str, Any]]:
         """Yield what is found of one millisecond, which may be any number, but what is known."""
         at = {"range": {"date": {"gte": milliseconds, "lte": milliseconds, "format": "epoch_millis"}}}
         body: dict[str, Any] = {
-            "query": {"bool": {"filter": [query, at]}},
+            **{name: value for name, value in wanted.items() if name != "search_after"},
+            "query": {"bool": {"filter": [wanted["query"], at]}},
             "size": _DOCUMENTS_AT_ONCE,
             "sort": [{"date": "desc"}, {"id": "asc"}],
-            "track_total_hits": False,
-            **wanted,
         }
         while True:
             answer = self._search(names, body)
             hits = answer["hits"]["hits"] if answer else []
-            yield from (hit for hit in hits if hit["_id"] not in known)
+            yield from (hit for hit in hits if _id_of(hit) not in known)
             if len(hits) < _DOCUMENTS_AT_ONCE:
                 return
             body = {**body, "search_after": hits[-1]["sort"]}
@@ -226,13 +240,20 @@ class ElasticsearchReader:
 
     def _search(self, names: Sequence[str], body: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the answer to one search of these indices; None where there are none. Raises StoreError."""
+        return self._search_all(names, [body])[0]
+
+    def _search_all(self, names: Sequence[str], bodies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | None]:
+        """Return the answers to several searches of these indices, which are asked at once; see `_search`."""
         if not names:
-            return None
+            return [None] * len(bodies)
         # Names go into the body: a year of them is too long for an address.
         header = {"index": names, "ignore_unavailable": True, "allow_partial_search_results": True}
-        lines = orjson.dumps(header) + b"\n" + orjson.dumps(body) + b"\n"
+        lines = b"".join(orjson.dumps(header) + b"\n" + orjson.dumps(body) + b"\n" for body in bodies)
         answer = self._server.ask("POST", "/_msearch", "to search", needs="responses", body=lines, seconds=_SECONDS)
-        found: dict[str, Any] = answer["responses"][0]
+        return [self._checked(names, found) for found in answer["responses"]]
+
+    def _checked(self, names: Sequence[str], found: dict[str, Any]) -> dict[str, Any] | None:
+        """Return an answer; note what is missing in it, and None where that is all of it. Raises StoreError."""
         if "error" in found:
             status = int(found.get("status", 500))
             reason = reason_of(found["error"], status)
@@ -333,6 +354,14 @@ def _query(selection: Selection, *, paged: bool | None) -> dict[str, Any]:
     return {"bool": found}
 
 
+def _hits_body(
+    selection: Selection, *, paged: bool | None, at_once: int, wanted: Mapping[str, Any] = _WHOLE
+) -> dict[str, Any]:
+    order = [{"date": "desc"}, {UPDATED: "desc"}]
+    query = _query(selection, paged=paged)
+    return {"query": query, "size": at_once, "sort": order, "track_total_hits": False, **wanted}
+
+
 def _one_of(terms: Sequence[Term]) -> dict[str, Any]:
     whole = [each.text for each in terms if not each.is_prefix]
     queries: list[dict[str, Any]] = [{"terms": {TERMS: whole}}] if whole else []
@@ -356,6 +385,10 @@ def _in_order(document: Mapping[str, Any], order: _Order) -> dict[str, Any]:
             elif isinstance(value, list):
                 found[name] = [_in_order(each, inside) for each in value]
     return {**found, **document, **found} if len(found) < len(document) else found
+
+
+def _id_of(hit: Mapping[str, Any]) -> str:
+    return str(hit["_id"] if "_id" in hit else hit["fields"]["id"][0])
 
 
 def _mail_of(document: Document) -> str:
