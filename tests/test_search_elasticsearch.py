@@ -16,7 +16,7 @@ from sink.index_template import Wanted
 from sink.indexed import indexed
 from sink.indices import index_of
 from sink.sqlite import open_for_writing
-from sink.store import Selection
+from sink.store import COUNTED, Selection
 from tests.jars import free_port
 from tests.running import mailspan
 from tests.search_documents import all_documents, document, stamp
@@ -65,6 +65,14 @@ def reader(node: Node) -> Iterator[ElasticsearchReader]:
 def test_it_answers_as_a_plain_filter_does(reader: ElasticsearchReader) -> None:
     compare(reader, 0, DOCUMENTS)
     assert reader.faults == []
+
+
+def test_more_values_than_are_counted_at_first(reader: ElasticsearchReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = Selection(())
+    wanted = {field: reader.count_by(everything, field) for field in COUNTED}
+    monkeypatch.setattr("sink.elasticsearch_reader._VALUES_AT_FIRST", 2)
+    assert {field: reader.count_by(everything, field) for field in COUNTED} == wanted
+    assert sum(len(found) > 2 for found in wanted.values()) > 8
 
 
 def test_documents_are_those_that_were_written(reader: ElasticsearchReader) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import closing
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -21,7 +22,7 @@ from search.times import parse_time
 from sink.sqlite import open_for_writing
 from sink.sqlite_reader import SqliteReader
 from sink.store import Selection
-from sink.terms import fold, terms_of
+from sink.terms import fold, network_terms, terms_of
 from tests.running import ROOT, mailspan
 from tests.search_documents import Document, attempt, document, pages
 
@@ -209,6 +210,22 @@ def test_networks() -> None:
     assert str(network_of("ipv6:2001:db8::1")) == "2001:db8::1/128"
     for text in ("1234", "ABCDEF", "10.1", "alice@example.com", "10.1.2.3/33", "4fT3Kq1cVbz9CLt"):
         assert network_of(text) is None
+
+
+def test_a_wide_network(tmp_path: Path) -> None:
+    """A /9 is 128 of the networks that documents are found by."""
+    path = stored(
+        tmp_path,
+        *(
+            document(queue_id=f"{number:X}", client=f"[198.{number}.0.1]", client_ip=f"198.{number}.0.1")
+            for number in (0, 1, 77, 126, 127, 128, 200, 255)
+        ),
+    )
+    with SqliteReader(path) as reader:
+        for network, wanted in (("198.0.0.0/9", 5), ("198.128.0.0/9", 3), ("198.0.0.0/11", 2), ("199.0.0.0/9", 0)):
+            selection = Selection((network_terms(ip_network(network)),))
+            assert reader.count(selection) == wanted, network
+            assert len(reader.newest(selection, 100)) == wanted, network
 
 
 @pytest.mark.parametrize(

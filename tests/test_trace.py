@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from search.nodes import is_same_host
+from search.joins import Joins
+from search.nodes import Nodes, is_same_host
 from search.query import FLAGS, parse_query
 from search.select import select
 from search.trace import Trace, json_trace, traces_of
@@ -227,6 +229,56 @@ def test_long_hostile_traces_cost_no_square(tmp_path: Path) -> None:
         (trace,) = asked(reader, "R1")
         assert len(trace.final_outcomes) == FANNED
         assert time.process_time() - begin < 12
+
+
+def shared(chance: random.Random, number: int, *, spread: int) -> list[Document]:
+    """Return transactions that all have the queue ID X, of many hosts, which name X in their replies and links."""
+    documents = []
+    for n in range(number):
+        second, host = n * 2 + chance.random(), f"h{chance.randrange(spread)}"
+        there = chance.choice((f"h{chance.randrange(spread)}.example.com", "pool.example.com"))
+        message_id = chance.choice(
+            (None, f"m{chance.randrange(spread)}@example.com", f"{'m' * 90}{chance.randrange(9)}")
+        )
+        is_cut = message_id is not None and len(message_id) > 80 and chance.random() < 0.5
+        links = [{"kind": kind, "queue_id": "X", "host": None} for kind in ("original",) if chance.random() < 0.2]
+        links += [{"kind": "clone_of", "queue_id": "X", "host": host}] if chance.random() < 0.2 else []
+        documents.append(
+            hop(
+                host, "X", second, [given(BOB, there, chance.choice(("X", "X", None)), second + 1)], id=f"{host}/X/{n}",
+                msgid=message_id[:85] if is_cut and message_id else message_id, links=links,
+                notes=["truncated"] if is_cut else [], **from_client(f"h{chance.randrange(spread)}.example.com", "192.0.2.9"),
+            )
+        )  # fmt: skip
+    return documents
+
+
+def joined(documents: Sequence[Document]) -> list[tuple[object, ...]]:
+    """Return all edges between transactions."""
+    joins = Joins(Nodes(map(orjson.dumps, documents)).values(), {"gate": "h1"})
+    doubts = sorted((one.id, other.id) for one, other in joins.doubtful)
+    return [(e.source.id, e.target.id, e.kind, e.evidence, e.weak, e.via, e.ways) for e in joins.edges] + [*doubts]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_of_many_with_one_queue_id_the_same_are_joined_as_if_all_were_compared(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = shared(random.Random(seed), 60, spread=20)  # noqa: S311  reproducible
+    found = joined(documents)
+    monkeypatch.setattr("search.candidates.MOST_COMPARED", 1000)
+    assert joined(documents) == found
+    assert len(found) > 20
+
+
+def test_a_queue_id_of_thousands_of_hosts_costs_no_square() -> None:
+    seconds = []
+    for number in (500, 4000):
+        documents = shared(random.Random(1), number, spread=number)  # noqa: S311  reproducible
+        begin = time.process_time()
+        assert joined(documents)
+        seconds.append(time.process_time() - begin)
+    assert seconds[1] < 24 * seconds[0]  # eight times as many: each with each were 64 times as much
 
 
 def test_fields_that_the_writer_did_not_know_are_as_if_empty(tmp_path: Path) -> None:

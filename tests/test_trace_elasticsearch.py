@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
@@ -22,6 +22,8 @@ from tests.trace_cases import CASES, all_of_them
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sink.elasticsearch import Answer
+    from sink.elasticsearch_settings import Connection
     from tests.elasticsearch_server import Node
 
 pytestmark = pytest.mark.slow
@@ -42,6 +44,28 @@ def test_both_stores_give_the_same_traces(node: Node, tmp_path: Path) -> None:
             assert [orjson.dumps(json_trace(trace)) for trace in asked(there, case.seed, case.hosts)] == wanted, name
             assert here.questions == there.questions
         assert elastic.faults == []
+
+
+class Noting(Server):
+    """A server that keeps the paths that it is asked."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self.paths: list[str] = []
+
+    def request(self, method: str, path: str, **options: Any) -> Answer:  # noqa: ANN401 - passed on
+        self.paths.append(path)
+        return super().request(method, path, **options)
+
+
+def test_a_trace_takes_few_requests(node: Node) -> None:
+    case = CASES["another_name"]
+    put(node, "requests", list(case.documents))
+    with Noting(connection_of(Settings(elasticsearch_url=node.url))) as server:
+        (trace,) = asked(ElasticsearchReader(server, "requests"), case.seed, case.hosts)
+        assert len(trace.nodes) == len(case.nodes)
+        assert [path.partition("-")[0] for path in server.paths].count("/_resolve/index/requests") == 1
+        assert len(server.paths) <= 6
 
 
 def test_the_command_asks_elasticsearch(node: Node) -> None:
