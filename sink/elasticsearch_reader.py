@@ -23,7 +23,7 @@ from sink.daily_indices import DailyIndices
 from sink.elasticsearch_settings import explain
 from sink.index_template import mapping
 from sink.indexed import HIDDEN, SUBJECT, TERMS, UPDATED
-from sink.indices import day_of_ms
+from sink.indices import DAY_MS, day_of_ms
 from sink.store import BUCKET_MS
 from sink.terms import PAGED
 
@@ -39,6 +39,8 @@ QUEUE_DAYS = 6
 
 _INDICES_AT_ONCE = (3,)
 """So many are asked first, and then all others: today's may be young, and there may be some of days ahead."""
+_DOCUMENTS_AT_FIRST = 101
+"""So many are asked for first: a search wants 100 and a walk finds few, and each shard makes room for as many."""
 _DOCUMENTS_AT_ONCE = 1000
 _BUCKETS_AT_ONCE = 50_000
 """Each part of the values costs a walk over all documents; `search.max_buckets` is 65,535 where nobody changed it."""
@@ -93,7 +95,7 @@ class ElasticsearchReader:
         found: list[tuple[int, str, int, bytes]] = []
         mails: set[str] = set()
         names = self._indices(selection)
-        at_once = min(limit + 1, _DOCUMENTS_AT_ONCE)
+        at_once = min(limit + 1, _DOCUMENTS_AT_FIRST)
         # Who wants more than one answer holds wants all there is: nothing is saved by asking the newest first.
         asked = _newest_first(names) if limit < _DOCUMENTS_AT_ONCE or not names else (names,)
         body = _hits_body(selection, paged=None, at_once=at_once)
@@ -142,12 +144,18 @@ class ElasticsearchReader:
 
     def count_by_date(self, selection: Selection) -> dict[int, int]:
         """Return how many mails begin in each quarter hour; see DocumentReader."""
-        source = {"date_histogram": {"field": "date", "fixed_interval": f"{BUCKET_MS}ms"}}
+        histogram = {"date_histogram": {"field": "date", "fixed_interval": f"{BUCKET_MS}ms"}}
         counts: Counter[int] = Counter()
         names = self._indices(selection)
-        for value, number in self._buckets(names, selection, source):
-            counts[int(value)] += number
-        _, pages = self._plain_and_pages(names, selection, None)
+        if len(names) * DAY_MS // BUCKET_MS <= _BUCKETS_AT_ONCE:
+            by = {"by": {"date_histogram": {**histogram["date_histogram"], "min_doc_count": 1}}}
+            found, pages = self._plain_and_pages(names, selection, {"aggs": by})
+            for bucket in found["aggregations"]["by"]["buckets"] if found else ():
+                counts[int(bucket["key"])] += int(bucket["doc_count"])
+        else:
+            for value, number in self._buckets(names, selection, histogram):
+                counts[int(value)] += number
+            _, pages = self._plain_and_pages(names, selection, None)
         begin = {mail: milliseconds for mail, _, milliseconds in pages}
         counts.update(milliseconds // BUCKET_MS * BUCKET_MS for milliseconds in begin.values())
         return dict(counts)
