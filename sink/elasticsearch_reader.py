@@ -43,9 +43,10 @@ _DOCUMENTS_AT_FIRST = 101
 """So many are asked for first: a search wants 100 and a walk finds few, and each shard makes room for as many."""
 _DOCUMENTS_AT_ONCE = 1000
 _BUCKETS_AT_ONCE = 50_000
-"""Each part of the values costs a walk over all documents; `search.max_buckets` is 65,535 where nobody changed it."""
-_VALUES_AT_FIRST = 1000
-"""So many are counted at once, which is quick; where there are more, all are counted anew, in parts."""
+"""Each part of the values costs a walk over all documents. `search.max_buckets`, the bound of this and of the next
+number, is 65,535 where nobody changed it."""
+_VALUES_AT_FIRST = 65_000
+"""So many are counted by the quick way; where there are more, all are counted anew, in parts."""
 _MOST_DAYS_SHOWN = 3
 _LONGEST_REASON = 200
 _LONGEST_SUBJECT = 256
