@@ -6,7 +6,7 @@ import random
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
@@ -236,7 +236,9 @@ def shared(chance: random.Random, number: int, *, spread: int) -> list[Document]
     documents = []
     for n in range(number):
         second, host = n * 2 + chance.random(), f"h{chance.randrange(spread)}"
-        there = chance.choice((f"h{chance.randrange(spread)}.example.com", "pool.example.com"))
+        there = chance.choice(
+            (f"h{chance.randrange(spread)}.example.com", "pool.example.com", f"nobody{n}.example.net")
+        )
         message_id = chance.choice(
             (None, f"m{chance.randrange(spread)}@example.com", f"{'m' * 90}{chance.randrange(9)}")
         )
@@ -247,7 +249,7 @@ def shared(chance: random.Random, number: int, *, spread: int) -> list[Document]
             hop(
                 host, "X", second, [given(BOB, there, chance.choice(("X", "X", None)), second + 1)], id=f"{host}/X/{n}",
                 msgid=message_id[:85] if is_cut and message_id else message_id, links=links,
-                notes=["truncated"] if is_cut else [], **from_client(f"h{chance.randrange(spread)}.example.com", "192.0.2.9"),
+                notes=["truncated"] if is_cut else [], **(from_client(f"h{chance.randrange(spread)}.example.com", "192.0.2.9") if chance.random() < 0.3 else {}),
             )
         )  # fmt: skip
     return documents
@@ -269,6 +271,23 @@ def test_of_many_with_one_queue_id_the_same_are_joined_as_if_all_were_compared(
     monkeypatch.setattr("search.candidates.MOST_COMPARED", 1000)
     assert joined(documents) == found
     assert len(found) > 20
+
+
+@pytest.mark.parametrize(
+    ("relay", "values"),
+    [
+        ("far.example.com", {}),
+        ("pool.example.com", from_client("gate.example.com", "192.0.2.7")),
+        ("pool.example.com", {"links": [{"kind": "original", "queue_id": "G1", "host": None}]}),
+        ("pool.example.com", {"msgid": "far@example.com"}),
+    ],
+)
+def test_what_an_edge_rests_on_is_found_among_many_that_are_nearer_in_time(relay: str, values: dict[str, Any]) -> None:
+    crowd = [hop(f"o{n}", "X", n / 10, [kept(BOB, n / 10)]) for n in range(200)]
+    gate = hop("gate", "G1", 0, [given(BOB, relay, "X", 1)], msgid="far@example.com" if "msgid" in values else None)
+    far = hop("far", "X", 500, [kept(BOB, 501)], **values)
+    edges = Joins(Nodes(map(orjson.dumps, [gate, *crowd, far])).values(), NOBODY).edges
+    assert [(edge.source.id, edge.target.id, edge.weak) for edge in edges] == [("gate/G1", "far/X", False)]
 
 
 def test_a_queue_id_of_thousands_of_hosts_costs_no_square() -> None:
