@@ -53,7 +53,7 @@ class Reading(msgspec.Struct, frozen=True, array_like=True):
     """Who vouches for it: the producer's machine, or the name in the certificate of a syslog sender."""
 
 
-class Header(msgspec.Struct, frozen=True):
+class Header(msgspec.Struct, frozen=True, gc=False):
     """A decoded header. `offset` is that of the physical line that completes the line in its generation."""
 
     offset: int
@@ -110,7 +110,7 @@ def decode_header(raw: bytes) -> Header | None:
 
 def find_header(headers: Sequence[tuple[str, Any]] | Mapping[str, Any] | None) -> Header | None:
     """Return our header among those of a record, as the client gives them; None where another shipper wrote it."""
-    if isinstance(headers, Mapping):
+    if not isinstance(headers, list) and isinstance(headers, Mapping):  # a list is what nearly all have: told at once
         headers = list(headers.items())
     for name, raw in headers or ():
         if name == HEADER_NAME and isinstance(raw, bytes):

@@ -193,9 +193,8 @@ class Assembler:
         """Return the state to store beside the documents of `changed`: None deletes a key."""
         changes: dict[str, bytes | None] = {}
         for host in self._hosts.values():
-            for queue_id in host.stale:
-                changes[f"{_TRANSACTION}{host.name}/{queue_id}"] = host.store(queue_id)
-            host.stale.clear()
+            for queue_id, snapshot in host.changes():
+                changes[f"{_TRANSACTION}{host.name}/{queue_id}"] = snapshot
             state = host.state()
             if host.saved != state:
                 host.saved = changes[f"{_HOST}{host.name}"] = state

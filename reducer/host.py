@@ -19,6 +19,8 @@ from reducer.sessions import Sessions
 from reducer.snapshot import pack, unpack, waits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mailspan.transaction import Transaction
 
 
@@ -59,6 +61,7 @@ class Host:
         "stale",
         "transactions",
         "unpacked",
+        "unstored",
     )
 
     def __init__(self, name: str, shared: Shared) -> None:
@@ -74,6 +77,7 @@ class Host:
         self.unpacked: dict[str, bytes | None] = {}
         """The queue IDs that are not packed, longest so first; the snapshot as last stored, true until it is stale."""
         self.stale: set[str] = set()  # the queue IDs whose snapshot is out of date
+        self.unstored: set[str] = set()  # queue IDs met since snapshots were last stored, of which none is stored yet
         self.sessions = Sessions()
         self.sessions_changed = False  # since they were last stored
         self.due: dict[int, dict[str, None]] = {}  # the queue IDs to look at, each once, when the clock passes a second
@@ -102,7 +106,10 @@ class Host:
         """Take a new transaction, or another incarnation in the place of what there is."""
         if queue_id not in self.unpacked:
             self.shared.unpacked += 1
-            self._weigh(queue_id, 0)
+            if queue_id in self.transactions:
+                self._weigh(queue_id, 0)
+            elif self.shared.incremental and queue_id not in self.stale:  # else one was just dropped: that is stored
+                self.unstored.add(queue_id)
         self.transactions[queue_id] = newest
         self.unpacked[queue_id] = None
 
@@ -188,6 +195,18 @@ class Host:
             self.shared.forgotten.append(transaction)
 
     # -- what is stored ------------------------------------------------------------------------------------------
+
+    def changes(self) -> Iterator[tuple[str, bytes | None]]:
+        """Yield the queue IDs whose snapshots are out of date with the new ones, None where nothing is kept any more.
+
+        What came and went since the last call was never stored, and there is nothing to say of it.
+        """
+        for queue_id in self.stale:
+            snapshot = self.store(queue_id)
+            if snapshot is not None or queue_id not in self.unstored:
+                yield queue_id, snapshot
+        self.stale.clear()
+        self.unstored.clear()
 
     def store(self, queue_id: str) -> bytes | None:
         """Return the snapshot of an ID to store; None where nothing is kept. It is kept, so that none is made twice.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from mailspan.canary import Canary
     from mailspan.document import Document
+    from mailspan.record import Unparsed
     from mailspan.wire import Reading
     from reducer.assembler import Sizes
 
@@ -134,9 +135,11 @@ class Partition:
         self._strangers = placement.strangers
         self._assembler = Assembler(incremental=True, rejections=options.rejections, meet=placement.meet)
         self._parsers: dict[str, Parser] = {}
+        self._parse: Callable[[str], Record | Ignored | Unparsed] | None = None  # that of `_reading`
         self._watermarks: dict[str, Watermark] = {}
         self._newest_read = 0
         self._heard: dict[str, int] = {}  # by host, when its last line was read at its source
+        self._heard_host: str | None = None  # that of the last line of `_reading`
 
     def restore(self, state: Mapping[str, bytes]) -> None:
         """Take over the stored state. Raises SnapshotError where it cannot be read."""
@@ -162,8 +165,9 @@ class Partition:
         """
         self.offset = offset + 1
         counts = self.counts
-        if reading is not self._reading:
-            self._note_read(reading)
+        parse = self._parse
+        if reading is not self._reading or parse is None:
+            parse = self._begin_reading(reading)
         counts.lines += 1
         counts.bytes += len(value)
         generation = reading.generation
@@ -177,15 +181,13 @@ class Partition:
             else:
                 known.offset, known.read = line_offset, reading.read
             self._newest_read = max(self._newest_read, reading.read)
-        parser = self._parser(reading)
-        parser.refer_to(reading.reference)
-        result = parser.parse(_decode(value))
+        result = parse(_decode(value))
         if isinstance(result, Record):
             reason = self._assembler.apply(result)
             host = result.source.host
-            if host in self._heard or len(self._heard) < _MAX_HEARD:
-                self._heard[host] = reading.read
-            if self._strangers and result.source.host in self._strangers:
+            if host != self._heard_host:
+                self._hear(host, reading.read)
+            if self._strangers and host in self._strangers:
                 counts.misplaced += 1
             if reason is None:
                 counts.applied += 1
@@ -200,6 +202,20 @@ class Partition:
         """Take a record of mail.raw that is a canary: nothing is kept of it but that it was read."""
         self.offset = offset + 1
         self.counts.canaries.append(canary)
+
+    def _begin_reading(self, reading: Reading) -> Callable[[str], Record | Ignored | Unparsed]:
+        """Return what parses the lines that come with this reading: thousands in a row share one."""
+        self._note_read(reading)
+        parser = self._parser(reading)
+        parser.refer_to(reading.reference)
+        self._parse = parser.parse
+        self._heard_host = None
+        return parser.parse
+
+    def _hear(self, host: str, read: int) -> None:
+        self._heard_host = host
+        if host in self._heard or len(self._heard) < _MAX_HEARD:
+            self._heard[host] = read
 
     def take_counts(self) -> Counts:
         """Return what was counted since the last call, and begin anew."""
@@ -266,4 +282,4 @@ class Partition:
 def _decode(value: bytes) -> str:
     r"""Return a line as text, as the reader of files does: what is no UTF-8 as `\xNN`, no NUL or CR at its ends."""
     text = value.decode("utf-8", "backslashreplace")
-    return text.lstrip("\0").rstrip("\r\0") if "\0" in text or "\r" in text else text
+    return text.lstrip("\0").rstrip("\r\0")
