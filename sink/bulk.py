@@ -22,6 +22,12 @@ _LONGEST_PAUSE_SECONDS = 30.0
 _MOST_CAUSES = 5  # of one error; Elasticsearch gives two or three
 
 
+ANSWERED = {
+    "filter_path": ",".join(f"items.*.{name}" for name in ("_index", "_id", "status", "error", "failure_store"))
+}
+"""The query by which an answer has what `outcomes_of` reads, and no more. Answers of errors are not cut by it."""
+
+
 class Verdict(Enum):
     """What became of an item, or of a whole request."""
 

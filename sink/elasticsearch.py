@@ -43,6 +43,16 @@ for _name in ("elastic_transport", "elasticsearch"):
     logging.getLogger(_name).propagate = False
 
 
+class _Json(elasticsearch.JsonSerializer):
+    """Reads answers by orjson, in a third of the time; what it refuses (half a surrogate pair) as the client does."""
+
+    def json_loads(self, data: bytes) -> Any:  # noqa: ANN401 - JSON
+        try:
+            return orjson.loads(data)
+        except ValueError:
+            return super().json_loads(data)
+
+
 class NoAnswerError(MailspanError):
     """Nobody answered, not in time, or not now: the request may or may not have been carried out."""
 
@@ -101,6 +111,7 @@ class Server:
         self._client = elasticsearch.Elasticsearch(
             [_with_path(url) for url in connection.urls],
             connections_per_node=connections,
+            serializers={_Json.mimetype: _Json()},
             dead_node_backoff_factor=0.1,
             max_dead_node_backoff=5.0,
             **options,

@@ -20,6 +20,7 @@ import orjson
 from mailspan.errors import StoreError
 from mailspan.metrics import Figure
 from sink.bulk import (
+    ANSWERED,
     BATCH_ITEMS,
     LEAST_ITEMS,
     Item,
@@ -293,7 +294,7 @@ class ElasticsearchWriter:
         body, begun = body_of(items), time.monotonic()
         status: int | None = None
         try:
-            answer = self._server.request("POST", "/_bulk", body=body, seconds=_BULK_SECONDS)
+            answer = self._server.request("POST", "/_bulk", query=ANSWERED, body=body, seconds=_BULK_SECONDS)
             status = answer.status
         except NoAnswerError as error:
             self._begun = set()

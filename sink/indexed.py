@@ -7,6 +7,7 @@ the very ones of `sink.terms`, so that all stores find the same documents.
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,6 +32,8 @@ _COUNTED = {
 }
 """What is counted by and is no field of the document as it is counted: the text it is made of, and its values."""
 
+_HIDDEN_KEY = f',"{HIDDEN}":'.encode()
+_TIMES_AT_HAND = 4096  # documents that come together are of the same seconds
 _LONGEST_TERM = 8191  # characters: Lucene takes 32766 bytes
 HIDDEN_MAPPING: dict[str, Any] = {
     "properties": {
@@ -50,10 +53,15 @@ def indexed(document: Document, encoded: bytes) -> bytes:
     """
     if b"\n" in encoded or not encoded.endswith(b"}"):
         encoded = msgspec.json.format(encoded, indent=-1)
-    begin, end = (round(datetime.fromisoformat(document[name]).timestamp() * 1000) for name in ("date", "updated"))
+    begin, end = _milliseconds(document["date"]), _milliseconds(document["updated"])
     hidden: dict[str, object] = {"terms": terms_of(document, end - begin).split("\n"), "updated": max(begin, end)}
     for name, (text_of, values_of) in _COUNTED.items():
         hidden[name] = values_of(text_of(document))
     if subject := document.get("subject"):
         hidden["subject"] = fold(subject)
-    return encoded[:-1] + b',"' + HIDDEN.encode() + b'":' + orjson.dumps(hidden) + b"}"
+    return b"".join((memoryview(encoded)[:-1], _HIDDEN_KEY, orjson.dumps(hidden), b"}"))
+
+
+@lru_cache(maxsize=_TIMES_AT_HAND)
+def _milliseconds(text: str) -> int:
+    return round(datetime.fromisoformat(text).timestamp() * 1000)

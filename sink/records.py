@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NotRequired, Required, TypedDict
 
 import msgspec
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from sink.store import Document
 
 _UTC = timedelta(0)
+_TIMES_AT_HAND = 4096  # documents that come together are of the same seconds
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _Time = Annotated[str, msgspec.Meta(min_length=len("2026-11-23T07:55:08Z"), max_length=40)]
 
@@ -85,13 +87,18 @@ def read_document(value: bytes) -> Document:
     try:
         document: Document = _decode(value)
         for name in ("date", "updated"):
-            if datetime.fromisoformat(document[name]).utcoffset() != _UTC:
+            if not _is_utc(document[name]):
                 raise NoDocumentError(f"`{name}` is not in UTC")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise NoDocumentError(f"no document: {error}") from None
     except (ValueError, OverflowError) as error:
         raise NoDocumentError(f"no document: a time cannot be read: {error}") from None
     return document if len(document) >= len(FIELDS) else {**EMPTY, **document}
+
+
+@lru_cache(maxsize=_TIMES_AT_HAND)
+def _is_utc(text: str) -> bool:
+    return datetime.fromisoformat(text).utcoffset() == _UTC
 
 
 def read_id(key: bytes) -> str:
