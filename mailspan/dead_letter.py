@@ -86,7 +86,8 @@ def headers_of_record(record: HasHeaders) -> Headers:
 
 def headers_in(headers: Iterable[tuple[str, Any]] | Mapping[str, Any] | None) -> Headers:
     """Return the headers of a record as pairs; those without a value have an empty one."""
-    pairs = headers.items() if isinstance(headers, Mapping) else headers or ()
+    # A list is what nearly all have, and told at once.
+    pairs = headers.items() if not isinstance(headers, list) and isinstance(headers, Mapping) else headers or ()
     return tuple((str(name), value if isinstance(value, bytes) else str(value or "").encode()) for name, value in pairs)
 
 

@@ -226,3 +226,11 @@ def test_a_ca_file_without_certificates_is_told(tmp_path: Path) -> None:
     file.write_text("nothing")
     with pytest.raises(StoreError, match=r"MAILSPAN_ELASTICSEARCH_CA_FILE: .*holds no certificates in PEM"):
         Server(connection_of(Settings(elasticsearch_url="https://a", elasticsearch_ca_file=str(file))))
+
+
+def test_an_answer_that_only_the_clients_own_reader_takes_is_read() -> None:
+    with (
+        scripted(200, rb'{"half":"\ud800"}') as (url, _),
+        Server(connection_of(Settings(elasticsearch_url=url))) as server,
+    ):
+        assert server.ask("GET", "/", "to be asked") == {"half": "\ud800"}

@@ -195,3 +195,20 @@ def test_a_change_after_the_commit_is_not_packed_away_as_it_was_before() -> None
     feed(assembler, [at(2, FROM, n) for n in range(3, 9)])  # packs the first ones
     found = next(each for each in assembler.remaining() if each.queue_id == "62960070000000")
     assert len(found.lines) == 2
+
+
+def test_what_came_and_went_between_two_commits_is_not_told_to_the_state() -> None:
+    assembler, state = Assembler(incremental=True), dict[str, bytes]()
+    feed(assembler, [at(0, line) for line in POSTFIX] + [at(90, FROM, 1)])
+    assert commit(assembler, state) == []
+    assert [key for key in state if key.startswith("transaction:")] == ["transaction:mx1/62960070000001"]
+
+
+def test_what_is_stored_is_deleted_though_its_queue_id_came_and_went_again() -> None:
+    assembler, state = Assembler(incremental=True), dict[str, bytes]()
+    feed(assembler, [at(0, line) for line in POSTFIX])
+    assert commit(assembler, state) == []
+    assert "transaction:mx1/4A1B2C3D4E" in state
+    feed(assembler, [at(90, FROM, 1), *(at(95, line) for line in POSTFIX), at(190, FROM, 2)])
+    assert commit(assembler, state) == ["4A1B2C3D4E"]
+    assert "transaction:mx1/4A1B2C3D4E" not in state
