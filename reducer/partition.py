@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from mailspan.canary import Canary
     from mailspan.document import Document
-    from mailspan.record import Unparsed
     from mailspan.wire import Reading
     from reducer.assembler import Sizes
 
@@ -135,7 +134,7 @@ class Partition:
         self._strangers = placement.strangers
         self._assembler = Assembler(incremental=True, rejections=options.rejections, meet=placement.meet)
         self._parsers: dict[str, Parser] = {}
-        self._parse: Callable[[str], Record | Ignored | Unparsed] | None = None  # that of `_reading`
+        self._parser: Parser | None = None  # that of `_reading`
         self._watermarks: dict[str, Watermark] = {}
         self._newest_read = 0
         self._heard: dict[str, int] = {}  # by host, when its last line was read at its source
@@ -165,9 +164,9 @@ class Partition:
         """
         self.offset = offset + 1
         counts = self.counts
-        parse = self._parse
-        if reading is not self._reading or parse is None:
-            parse = self._begin_reading(reading)
+        parser = self._parser
+        if reading is not self._reading or parser is None:
+            parser = self._begin_reading(reading)
         counts.lines += 1
         counts.bytes += len(value)
         generation = reading.generation
@@ -181,7 +180,7 @@ class Partition:
             else:
                 known.offset, known.read = line_offset, reading.read
             self._newest_read = max(self._newest_read, reading.read)
-        result = parse(_decode(value))
+        result = parser.parse(_decode(value))
         if isinstance(result, Record):
             reason = self._assembler.apply(result)
             host = result.source.host
@@ -203,14 +202,13 @@ class Partition:
         self.offset = offset + 1
         self.counts.canaries.append(canary)
 
-    def _begin_reading(self, reading: Reading) -> Callable[[str], Record | Ignored | Unparsed]:
+    def _begin_reading(self, reading: Reading) -> Parser:
         """Return what parses the lines that come with this reading: thousands in a row share one."""
         self._note_read(reading)
-        parser = self._parser(reading)
+        parser = self._parser = self._parser_of(reading)
         parser.refer_to(reading.reference)
-        self._parse = parser.parse
         self._heard_host = None
-        return parser.parse
+        return parser
 
     def _hear(self, host: str, read: int) -> None:
         self._heard_host = host
@@ -256,7 +254,7 @@ class Partition:
         read = min(self.counts.read, default=self.counts.last_read)
         return Output(changes.documents, changes.withdrawn, state, self.offset, read, tuple(self.counts.canaries))
 
-    def _parser(self, reading: Reading) -> Parser:
+    def _parser_of(self, reading: Reading) -> Parser:
         key = f"{reading.generation}\0{reading.host}\0{reading.zone}"
         parser = self._parsers.get(key)
         if parser is None:
