@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tests.elasticsearch_server import Node
     from tests.kafka_server import Broker
 
-pytestmark = [pytest.mark.slow, needs_prometheus]
+pytestmark = [pytest.mark.slow, pytest.mark.live, needs_prometheus]
 
 STAGES = {"producer": ("produce", "tail"), "reducer": ("reduce",), "sink": ("sink",)}
 OF_OTHER_INPUTS = ("mailspan_syslog_", "mailspan_journal_", "mailspan_producer_held_bytes")

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from mailspan.partition import partition_of
-from reducer.kafka import Assignments, ReducerKafka, StateReader
+from reducer.kafka import Assignments, ReducerKafka
 from reducer.loop import STEPS
 from tests.chaos.__main__ import CONTROL, run
 from tests.chaos.fleet import PARTITIONS, Child, Fleet
@@ -296,24 +296,6 @@ def test_records_that_are_gone_are_told_and_not_passed_over(fleet: Fleet) -> Non
     wait_for(lambda: len(newest(fleet)) == 40)
     assert reducer.end(signal.SIGTERM) == 0
     assert f"{raw} partition 0 ends at 10, but was read up to 60 before" in reducer.log.read_text()
-
-
-def test_what_is_written_while_other_partitions_are_restored_is_passed_over(fleet: Fleet) -> None:
-    """A partition whose state is complete runs, and writes new state, before the others are read."""
-    set_up(fleet.environment())
-    topic = f"{fleet.prefix}.open-transactions"
-    send(fleet, "open-transactions", b"host:mx1", [b"stored"])
-    reader = StateReader({"bootstrap.servers": fleet.broker.address, "log_level": 0}, topic, {0: 1, 1: 1})
-    try:
-        wait_for(lambda: reader.read(100, 0.2) == [0])
-        del reader.state[0]  # as the loop does
-        send(fleet, "open-transactions", b"host:mx1", [b"later"])
-        place = TopicPartition(topic, 0)
-        position_of = reader._consumer.position  # noqa: SLF001 - nothing else tells how far it has read
-        wait_for(lambda: bool(reader.read(100, 0.2)) or position_of([place])[0].offset >= 2)
-        assert list(reader.state) == [1]
-    finally:
-        reader.close()
 
 
 def test_state_that_cannot_be_read_gets_one_clear_line(fleet: Fleet) -> None:
