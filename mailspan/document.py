@@ -26,6 +26,9 @@ from mailspan.deliveries import (
     whole_refusal,
 )
 from mailspan.event import Client
+from mailspan.filtering import is_unborn
+from mailspan.filtering import links as links_of_filters
+from mailspan.filtering import rows as rows_of_filters
 from mailspan.grammar import REVISION
 from mailspan.queue_id import TIME_OF
 from mailspan.recipients import dropped_of_groups, is_bare
@@ -43,7 +46,7 @@ Link = dict[str, str | None]
 PAGE_RECIPIENTS = 500
 MAX_ID_CHARACTERS = 128
 ID_AHEAD_SECONDS = 26 * 3600  # by a wrong zone; an ID that is younger still than its lines holds no time of theirs
-COUNTED_MTAS = frozenset({"sendmail", "opensmtpd"})  # they log no closing line
+COUNTED_MTAS = frozenset({"sendmail", "opensmtpd", "dovecot"})  # they log no closing line
 CLOCK_SKEW_SECONDS = 900
 SLOW_BIRTH_SKEW_SECONDS = 2700  # Sendmail and Exim log the birth only when the whole message has come
 
@@ -62,7 +65,7 @@ FIELDS: tuple[Field, ...] = (
     Field("id", "string", "host/queue_id, the birth second for IDs that hold no time; `~`: a fragment, `#`: a page"),
     Field("queue_id", "string or null", "as logged"),
     Field("host", "string", "the mail server that logged it, lower-cased"),
-    Field("mta", "string", "postfix, sendmail, exim or opensmtpd"),
+    Field("mta", "string", "postfix, sendmail, exim, opensmtpd or dovecot (its LMTP server)"),
     Field("kind", "string", "transaction, rejection or probe", "transaction"),
     Field("date", "time", "event time of the birth line; never changes"),
     Field("updated", "time", "event time of the last line that changed it"),
@@ -99,6 +102,11 @@ FIELDS: tuple[Field, ...] = (
     Field("dsns", "array of strings", "every enhanced status code that occurs in `to`"),
     Field("deliveries", "array of strings", "`outcome recipient` of each recipient's last attempt"),
     Field("links", "array of {kind, queue_id, host}", "other transactions that this one names"),
+    Field(
+        "filters",
+        "array of {filter, verdict, score, required_score, detail, date}",
+        "what filters beside the server, or the user's Sieve script, said and did, oldest first",
+    ),
     Field("notes", "array of strings", "what a reader must know about the facts' limits"),
     Field("temporary", "boolean", "a refusal was 4xx", False),
     Field("skipped_count", "integer", "queue runs without an attempt", 0),
@@ -119,7 +127,9 @@ _NOTHING_DROPPED: Mapping[str, Dropped] = {}
 
 
 def documents(transaction: Transaction) -> list[Document]:
-    """Return the transaction's document, or its pages where it has more than 500 recipients."""
+    """Return the transaction's document, or its pages where it has more than 500 recipients; none if it has none."""
+    if transaction.filter_count and is_unborn(transaction):
+        return []
     by_recipient = rows_of(transaction)
     if len(by_recipient) <= PAGE_RECIPIENTS:
         return [_document(transaction, by_recipient, by_recipient)]
@@ -176,7 +186,7 @@ def _document(transaction: Transaction, by_recipient: dict[str, list[Row]], show
         every = by_recipient.values()
         ends = [row for rows in every for row in (*rows[:FIRST_ATTEMPTS], *rows[FIRST_ATTEMPTS:][-LAST_ATTEMPTS:])]
         links = _links_of_rows(transaction.host, ends)
-    if transaction.links or transaction.notices:
+    if transaction.links or transaction.notices or transaction.filters:
         links = _all_links(transaction, by_recipient, links)
     message_id = transaction.message_id
     return {
@@ -216,6 +226,7 @@ def _document(transaction: Transaction, by_recipient: dict[str, list[Row]], show
         "dsns": dsns,
         "deliveries": deliveries,
         "links": links,
+        "filters": rows_of_filters(transaction) if transaction.filters else [],
         "notes": list(dict.fromkeys([*_notes(transaction, birth, known), *notes])),
         "temporary": bool(refusals) and any(_is_temporary(refusal) for _, refusal in refusals or ()),
         "skipped_count": transaction.skipped_count,
@@ -293,6 +304,9 @@ def _all_links(transaction: Transaction, by_recipient: dict[str, list[Row]], lin
     ]
     if transaction.notices:
         own += _kinds_of_notices(transaction, transaction.notices, by_recipient)
+    own += [
+        {"kind": kind, "queue_id": queue_id, "host": host} for kind, queue_id, host in links_of_filters(transaction)
+    ]
     found = {_link_order(link): link for link in (*own, *links)}
     return [found[key] for key in sorted(found)]
 

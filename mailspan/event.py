@@ -239,6 +239,32 @@ class Authenticated(Struct, gc=False):
     client: Client | None = None
 
 
+class Filtered(Struct, gc=False, array_like=True, omit_defaults=True):
+    """What a filter beside the mail server, or a user's script, did with the mail: a row of the document's `filters`.
+
+    `verdict` is its own word; `detail` is its text, and partly the sender's: nothing may be read out of it.
+    """
+
+    filter: str
+    verdict: str
+    score: float | None = None
+    required_score: float | None = None
+    detail: str | None = None
+    next_queue_ids: tuple[str, ...] = ()  # under which the mail came back to its server
+
+
+class Stored(Struct, gc=False):
+    """A mailbox server took, or did not take, a mail for one user: an attempt, or what a script did beside it.
+
+    Each such line may be the first of its transaction.
+    """
+
+    message_id: str | None
+    truncated: bool = False  # the Message-ID was cut
+    attempt: Attempted | None = None
+    action: Filtered | None = None
+
+
 class Gap(Struct, gc=False):
     """The logger says that it lost or suppressed lines of this host."""
 
@@ -274,6 +300,8 @@ Event = (
     | Disconnected
     | Secured
     | Authenticated
+    | Filtered
+    | Stored
     | Gap
     | Remarked
 )

@@ -30,6 +30,10 @@ SENDMAIL = r"(?:[0-9A-Za-x]{6,8}[0-9]{5,10}|[A-X][A-Z]{2}[0-9]{5})"
 # 4.97 and later: 6 of time, 11 of PID, 4 of the fraction; before: 6, 6, 2 [spec.xfpt "Message identification"].
 EXIM = r"[0-9A-Za-z]{6}-(?:[0-9A-Za-z]{6}-[0-9A-Za-z]{2}|[0-9A-Za-z]{11}-[0-9A-Za-z]{4})"
 
+# The session of Dovecot's LMTP, which its reply names: 16 bytes in base 64, then the transaction and the recipient of
+# that session, where there is more than one [lib/guid.c, lmtp lmtp-commands.c and lmtp-recipient.c; tests/corpus].
+DOVECOT = r"[0-9A-Za-z+/]{22}(?::[A-Z][0-9]{1,9}){0,4}"
+
 _POSTFIX_LONG = re.compile(POSTFIX_LONG)
 _EXIM = re.compile(EXIM)
 _BASE_36_TIME = re.compile(r"[F-Z][0-9A-Z]{5}")
@@ -118,7 +122,7 @@ def exim_time(queue_id: str) -> int | None:
 
 
 def no_time(_queue_id: str) -> None:
-    """OpenSMTPD's message IDs are random (queue_backend.c queue_generate_msgid)."""
+    """OpenSMTPD's message IDs are random (queue_backend.c queue_generate_msgid), Dovecot's sessions a client's."""
 
 
 TIME_OF: dict[str, Callable[[str], int | None]] = {
@@ -126,5 +130,6 @@ TIME_OF: dict[str, Callable[[str], int | None]] = {
     "sendmail": sendmail_time,
     "exim": exim_time,
     "opensmtpd": no_time,
+    "dovecot": no_time,
 }
 """The reader of the time in a queue ID, by MTA."""

@@ -11,7 +11,7 @@ import hashlib
 
 from msgspec import Struct
 
-from mailspan.event import Attempted, Inspected, Received, Refused
+from mailspan.event import Attempted, Filtered, Inspected, Received, Refused
 from mailspan.record import Stamp
 
 MAX_LINKS = 256
@@ -98,6 +98,8 @@ class Transaction(Struct, array_like=True, omit_defaults=True):
     trim_at: int = 64  # look again whether attempts can be dropped when there are so many
     urgent: bool = False  # what changed is more than a new line: an attempt, a refusal, the end
     notices: list[tuple[LineKey, str]] | None = None  # mails about this one, of a kind that the log does not say
+    filters: list[tuple[LineKey, Filtered]] | None = None  # what filters, or the user's script, did
+    filter_count: int = 0  # lines of filters
 
     def key_of(self, line: tuple[int, str]) -> LineKey:
         """Return the key under which this transaction knows a line."""

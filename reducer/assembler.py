@@ -28,6 +28,7 @@ from mailspan.event import (
     Received,
     Refused,
     Remarked,
+    Stored,
 )
 from mailspan.transaction import digest
 from reducer import sessions
@@ -46,10 +47,11 @@ if TYPE_CHECKING:
     from mailspan.transaction import LineKey, Transaction
 
 _TRANSACTION, _HOST, _SESSIONS = "transaction:", "host:", "sessions:"  # what a key of the stored state begins with
+_SLASH = "|"  # in such a key in place of a slash of the queue ID: hosts may have any, and no ID has this
 
 MOST_UNPACKED = 20_000
 
-_URGENT = frozenset({Attempted, Refused, Closed, Expired, Aborted, Inspected, Held})
+_URGENT = frozenset({Attempted, Refused, Closed, Expired, Aborted, Inspected, Held, Stored})
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,8 @@ class Assembler:
             transaction.changed = transaction.urgent = False
             self._hosts[transaction.host].stale.add(transaction.queue_id)
             pages = documents(transaction)
+            if not pages:
+                continue
             identity = pages[0]["id"]
             if transaction.written_id not in (None, identity):
                 withdrawn.append(transaction.written_id)
@@ -194,7 +198,7 @@ class Assembler:
         changes: dict[str, bytes | None] = {}
         for host in self._hosts.values():
             for queue_id, snapshot in host.changes():
-                changes[f"{_TRANSACTION}{host.name}/{queue_id}"] = snapshot
+                changes[f"{_TRANSACTION}{host.name}/{queue_id.replace('/', _SLASH)}"] = snapshot
             state = host.state()
             if host.saved != state:
                 host.saved = changes[f"{_HOST}{host.name}"] = state
@@ -213,6 +217,7 @@ class Assembler:
         for name, value in state.items():
             if name.startswith(_TRANSACTION):
                 host_name, _, queue_id = name.removeprefix(_TRANSACTION).rpartition("/")
+                queue_id = queue_id.replace(_SLASH, "/")
                 check(value)
                 host = self._host(host_name)
                 host.keep_packed(queue_id, value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mailspan import event as events
+from mailspan import filtering
 from mailspan.trim import trim
 
 if TYPE_CHECKING:
@@ -228,6 +229,26 @@ def named(transaction: Transaction, key: LineKey, event: events.Named) -> None:
         transaction.tls = event.tls
 
 
+def filtered(transaction: Transaction, key: LineKey, event: events.Filtered) -> None:
+    """A filter beside the mail server looked at the mail. What became of it, the server's own lines say."""
+    transaction.filter_count += 1
+    filtering.keep(transaction, key, event)
+
+
+def stored(transaction: Transaction, key: LineKey, event: events.Stored) -> None:
+    """A mailbox server's word about one user; any of its lines may be the first."""
+    transaction.births.append(key)
+    transaction.queued = True
+    if event.message_id is not None:
+        transaction.message_id = event.message_id
+    if event.truncated:
+        transaction.truncated = True
+    if event.attempt is not None:
+        attempted(transaction, key, event.attempt)
+    if event.action is not None:
+        filtered(transaction, key, event.action)  # which alone is no delivery
+
+
 EFFECTS: dict[type, Callable[[Transaction, LineKey, Any], None]] = {
     events.Received: received,
     events.Identified: identified,
@@ -245,6 +266,8 @@ EFFECTS: dict[type, Callable[[Transaction, LineKey, Any], None]] = {
     events.Cloned: cloned,
     events.Aborted: aborted,
     events.Named: named,
+    events.Filtered: filtered,
+    events.Stored: stored,
 }
 """The effect of each event that belongs to a transaction."""
 

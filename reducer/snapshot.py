@@ -30,7 +30,7 @@ _Stored = TypeVar("_Stored")
 
 _VERSION_BYTE = bytes((SCHEMA_VERSION,))
 _HEAD_BYTES = 10
-_KEYED = ("attempts", "refusals", "inspections", "expiries", "notices")  # facts with the keys of their lines
+_KEYED = ("attempts", "refusals", "inspections", "expiries", "notices", "filters")  # facts with the keys of their lines
 _encode = msgspec.msgpack.Encoder().encode
 _transaction = msgspec.msgpack.Decoder(Transaction)
 _compress = zstandard.ZstdCompressor(level=_LEVEL, dict_data=DICTIONARY, write_checksum=False).compress

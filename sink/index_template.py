@@ -20,7 +20,7 @@ from sink.indices import index_of_day
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-VERSION = 2
+VERSION = 3
 """Raise it whenever the mapping changes so that what is written needs the new one."""
 
 Mapped = dict[str, Any]
@@ -34,7 +34,7 @@ _IP: Mapped = {"type": "ip", "ignore_malformed": True}
 # A number that its type cannot hold is kept in the document and not found by; the document is found by all else.
 _LONG: Mapped = {"type": "long", "ignore_malformed": True}
 _INTEGER: Mapped = {"type": "integer", "ignore_malformed": True}
-_SECONDS: Mapped = {"type": "float", "ignore_malformed": True}
+_FLOAT: Mapped = {"type": "float", "ignore_malformed": True}
 _TEXT: Mapped = {"type": "wildcard"}
 """Long text in the server's or a sender's words; a keyword where the server has no such type."""
 
@@ -45,6 +45,16 @@ _BY_TYPE: dict[str, Mapped] = {
     "boolean": {"type": "boolean"},
     "time": {"type": "date"},
     "array of {kind, queue_id, host}": {"properties": dict.fromkeys(("kind", "queue_id", "host"), _KEYWORD)},
+    "array of {filter, verdict, score, required_score, detail, date}": {
+        "properties": {
+            "filter": _KEYWORD,
+            "verdict": _KEYWORD,
+            "score": _FLOAT,
+            "required_score": _FLOAT,
+            "detail": {"type": "keyword", "index": False, "doc_values": False},
+            "date": {"type": "date"},
+        },
+    },
 }
 _DELIVERY: dict[str, Mapped] = {  # in the order of deliveries.delivery
     "recipient": _FOLDED,
@@ -57,9 +67,9 @@ _DELIVERY: dict[str, Mapped] = {  # in the order of deliveries.delivery
     "dsn": _KEYWORD,
     "code": _INTEGER,
     "date": {"type": "date"},
-    "delay_seconds": _SECONDS,
+    "delay_seconds": _FLOAT,
     "delays": {
-        "properties": dict.fromkeys(("before_queue", "in_queue", "connection", "transmission"), _SECONDS),
+        "properties": dict.fromkeys(("before_queue", "in_queue", "connection", "transmission"), _FLOAT),
     },
     "mailer": _KEYWORD,
     "next_queue_id": _KEYWORD,

@@ -14,16 +14,16 @@ from mailspan.record import Ignored, Record
 if TYPE_CHECKING:
     from mailspan.grammar.kind import LineKind
 
-PROGRAMS = {"postfix": "smtp", "sendmail": "sm-mta", "exim": "exim", "opensmtpd": "smtpd"}
-PREFIXES = {"postfix": "postfix/", "sendmail": "", "exim": "", "opensmtpd": ""}
-BEHIND_ID = {"postfix": ":", "sendmail": ":", "exim": " ", "opensmtpd": ":"}
+PROGRAMS = {"postfix": "smtp", "sendmail": "sm-mta", "exim": "exim", "opensmtpd": "smtpd", "dovecot": "dovecot"}
+PREFIXES = {"postfix": "postfix/"}
+BEHIND_ID = {"exim": " "}
 SETTINGS = TimeSettings(reference=int(datetime(2026, 11, 24, tzinfo=UTC).timestamp()), zone=UTC)
 ALL = [(mta, kind) for mta, kinds in KINDS.items() for kind in kinds]
 
 
 @pytest.mark.parametrize(("mta", "kind"), ALL, ids=[f"{mta}: {kind.name}" for mta, kind in ALL])
 def test_the_example_gives_what_the_entry_promises(mta: str, kind: LineKind) -> None:
-    program = PREFIXES[mta] + (kind.programs[0] if kind.programs else PROGRAMS[mta])
+    program = PREFIXES.get(mta, "") + (kind.programs[0] if kind.programs else PROGRAMS[mta])
     result = Parser(SETTINGS, "here").parse(f"Nov 23 07:55:08 mx1 {program}[94]: {kind.example}")
     if kind.event is Ignored:
         assert isinstance(result, Ignored)
@@ -33,7 +33,7 @@ def test_the_example_gives_what_the_entry_promises(mta: str, kind: LineKind) -> 
     for name, value in kind.expect.items():
         assert getattr(result.event, name) == value, name
     if kind.queued and not kind.example.startswith("NOQUEUE"):
-        assert result.queue_id == kind.example.partition(BEHIND_ID[mta])[0]
+        assert result.queue_id == kind.example.partition(BEHIND_ID.get(mta, ":"))[0]
 
 
 HEADERS = [

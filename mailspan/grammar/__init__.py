@@ -12,26 +12,31 @@ from typing import TYPE_CHECKING
 from mailspan import queue_id as ids
 from mailspan.event import Gap, Linked, Refused, Remarked
 from mailspan.event_time import Calendar, Survey, TimeSettings, read_timestamp
-from mailspan.grammar import exim, opensmtpd, postfix, sendmail, syslog
+from mailspan.grammar import dovecot, exim, filters, opensmtpd, postfix, sendmail, syslog
 from mailspan.grammar.exim_lines import EximLines, find_id
 from mailspan.record import Ignored, Record, Source, Stamp, Unparsed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from datetime import tzinfo
 
     from mailspan.event import Event
     from mailspan.grammar.kind import LineKind, Rules
+
+    ReadMessage = Callable[[str, str], tuple[str | None, str | None, Event | Ignored | None]]
+    """From a whole message and its program to the session and the queue ID that it names, and what it means."""
 
 KINDS: dict[str, tuple[LineKind, ...]] = {
     "postfix": postfix.KINDS,
     "sendmail": sendmail.KINDS,
     "exim": exim.KINDS,
     "opensmtpd": opensmtpd.KINDS,
+    "dovecot": dovecot.KINDS,
+    "filters": filters.KINDS,
 }
-"""All line kinds, by MTA."""
+"""All line kinds, by MTA; those of filters add to the transactions of one."""
 
-REVISION = 2
+REVISION = 3
 """The grammar revision: raised whenever the same lines give another document. Part of each document's version."""
 
 MAX_LINE_CHARACTERS = 65536
@@ -56,16 +61,28 @@ _LEVELS = ("warning: ", "error: ", "fatal: ", "panic: ")
 
 
 class _Program:
-    """What a syslog name means: its MTA, its last part, the form of its IDs, and the rules that read its messages."""
+    """What a syslog name means: its MTA, its last part, the form of its IDs, and the rules that read its messages.
 
-    __slots__ = ("is_id", "mta", "name", "queued", "unqueued")
+    `read_message` reads the messages of programs that do not begin them with the queue ID.
+    """
 
-    def __init__(self, mta: str, name: str, queued: Rules, unqueued: Rules, is_id: ids.IdForm) -> None:
+    __slots__ = ("is_id", "mta", "name", "queued", "read_message", "unqueued")
+
+    def __init__(
+        self,
+        mta: str,
+        name: str,
+        queued: Rules,
+        unqueued: Rules,
+        is_id: ids.IdForm,
+        read_message: ReadMessage | None = None,
+    ) -> None:
         self.mta = mta
         self.name = name
         self.queued = queued
         self.unqueued = unqueued
         self.is_id = is_id
+        self.read_message = read_message
 
 
 class _Stamps:
@@ -137,7 +154,13 @@ def _find_program(tag: str) -> _Program | Ignored:
     if tag in sendmail.PROGRAMS or tag.startswith(("sm-", "sendmail")):
         return _Program("sendmail", tag, sendmail.QUEUED_FALLBACK, sendmail.FALLBACK, _IS_SENDMAIL)
     if tag in opensmtpd.PROGRAMS:
-        return _Program("opensmtpd", tag, opensmtpd.RULES, opensmtpd.RULES, _IS_NONE)
+        return _Program("opensmtpd", tag, opensmtpd.RULES, opensmtpd.RULES, _IS_NONE, opensmtpd.read_message)
+    if tag == dovecot.PROGRAM:
+        return _Program("dovecot", tag, dovecot.RULES, dovecot.RULES, _IS_NONE, dovecot.read_message)
+    if tag in filters.INSIDE:
+        return _Program(filters.MTA, tag, filters.RULES[tag], filters.RULES[tag], _IS_NONE, filters.read_message)
+    if tag in filters.PROGRAMS:
+        return _Program(filters.MTA, tag, filters.QUEUED_RULES[tag], filters.RULES[tag], _IS_POSTFIX)
     if exim.is_program(tag):
         return _Program("exim", tag, exim.QUEUED_FALLBACK, exim.FALLBACK, _IS_EXIM)
     return _FOREIGN
@@ -153,6 +176,8 @@ def name_program(tag: str) -> str:
     found = _find_program(tag)
     if isinstance(found, Ignored):
         return tag if tag in _LOGGERS else "other"
+    if found.name in filters.PROGRAMS:
+        return found.name
     return f"postfix/{found.name}" if found.mta == "postfix" else found.mta
 
 
@@ -171,8 +196,8 @@ def _read_unqueued(program: _Program, message: str) -> tuple[str | None, str, Ev
 
     Return the ID it holds after all, the text behind it, what it means, and the session that it names.
     """
-    if program.mta == "opensmtpd":
-        session, queue_id, reading = opensmtpd.read_message(message, program.name)
+    if program.read_message is not None:
+        session, queue_id, reading = program.read_message(message, program.name)
         return queue_id, message, reading, session
     for begin, read in program.unqueued[message[:4]]:
         if message.startswith(begin):
