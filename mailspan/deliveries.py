@@ -41,6 +41,7 @@ FIRST_ATTEMPTS, LAST_ATTEMPTS = 2, 8
 RANK = {outcome: rank for rank, outcome in enumerate(OUTCOMES)}
 NOT_FINAL = frozenset({"queued", "held", "deferred", "unknown"})
 _STILL_WAITING = frozenset({"queued", "held", "deferred"})
+_DISCARD_MARK = "discard action: Marked "
 _GIVEN_UP = float("inf")  # sorts an expiry behind the attempts of its second
 
 
@@ -99,6 +100,8 @@ def rows_of(transaction: Transaction) -> dict[str, list[Row]]:
             by_recipient[recipient] = [row for row in found if not row.notice] or found[-1:]
     if transaction.mta == "opensmtpd":
         _drop_answered(by_recipient)
+    elif transaction.mta == "dovecot":
+        _drop_marks(by_recipient)
     return by_recipient
 
 
@@ -174,6 +177,13 @@ def _drop_answered(by_recipient: dict[str, list[Row]]) -> None:
         for rows in [rows for name, rows in by_recipient.items() if name not in loose]:
             for name in {rows[0].recipient, rows[0].original} & loose:
                 by_recipient.pop(str(name), None)
+
+
+def _drop_marks(by_recipient: dict[str, list[Row]]) -> None:
+    """Drop Sieve's mark that a mail is to be discarded, where the script then kept or filed it all the same."""
+    for name, rows in by_recipient.items():
+        if len(rows) > 1:
+            by_recipient[name] = [row for row in rows if not row.status.startswith(_DISCARD_MARK)] or rows[-1:]
 
 
 def _add_exim_facts(transaction: Transaction, rows: list[Row]) -> None:

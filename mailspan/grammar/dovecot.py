@@ -125,7 +125,6 @@ KINDS: tuple[LineKind, ...] = (
                 "discarded",
                 relay="local",
                 mailer="lmtp",
-                pending=True,
             ),
         },
         queued=False,

@@ -76,8 +76,8 @@ def _redirected(text: str, address: str, outcome: str) -> Attempted | None:
 
 
 def read_discarded(text: str, _program: str) -> Attempted:
-    """`discard action: …`: no more than a mark, which any other action of the script outdoes."""
-    return Attempted((), text, "discarded", relay="local", mailer="lmtp", pending=True)
+    """`discard action: Marked message …`: no more than a mark, which any other action for the user outdoes."""
+    return Attempted((), text, "discarded", relay="local", mailer="lmtp")
 
 
 def read_refused_by_user(text: str, _program: str) -> Attempted:

@@ -26,6 +26,8 @@ LOGS = (
     "store.exim-rejectlog",
     "store2.mail.log",
     "osm.mail.log",
+    "filters/hostile.mail.log",
+    "filters/rspamd.mail.log",
 )
 LINES_OF_A_LOG = 4000
 BLOCK_LINES = 2000
@@ -35,12 +37,16 @@ IDS = {
     "sendmail": ("6AN7t85o000020", "n6BKbwgB009156", "pBFERI8l019936"),
     "exim": ("1xVOtI-00000E-1i", "1xVOtJ-00000T-0L", "1tAbCd-0000000ABCD-1234", "1sFUlr-000rus-Io"),
     "opensmtpd": ("b16fa2ed53cd2ecd", "b16fa2ed", "255290cd8d9e1e24", "881c4ca6d2b48602"),
+    "dovecot": ("+MKRMKGsCmtcOQAAMzN6MA", "oMe3DeiuCmuGUAAAMzN6MA:R3", "aq33MqGsCmtjOQAAMzN6MA:T2:R4"),
+    "filters": ("B6D781149FE", "4jXysS5MXcz9CLt", "94D3C762A0C", "9E17C11F70"),
 }
 PROGRAMS = {
     "postfix": ("smtpd", "smtp", "qmgr", "cleanup", "pickup", "local", "bounce", "postsuper", "lmtp", "error", "pipe"),
     "sendmail": ("sm-mta", "sendmail", "sm-msp-queue"),
     "exim": ("exim", "exim4", "exim-in"),
     "opensmtpd": ("smtpd", "opensmtpd"),
+    "dovecot": ("dovecot",),
+    "filters": ("rspamd", "amavis", "opendkim", "opendmarc"),
 }
 PIECES = (
     '"', "<", ">", "<>", "(", ")", "[", "]", "\\", '\\"', "'", ";", ",", ":", ": ", " ", "  ", "=", "@", "%", "|", "/", "-",
@@ -54,7 +60,8 @@ PIECES = (
     "client=", "uid=0 from=<", "NOQUEUE: ", "warning: ", "reject: RCPT from ", "milter-reject: END-OF-MESSAGE from ",
     "header Subject: ", "sender non-delivery notification: ", "postmaster notify: ", "DSN: ", "clone: owner=", "discard",
     "hold", "quarantine", "message repeated 2 times: [ ", "last message repeated 3 times", "[ID 801593 mail.info] ",
-    "messages lost due to rate-limiting", "#1", "#033", "\\303\\251", "\\M-C\\M-)", "#303#251", "%s", "%n", "{}", "\0", "\t",
+    "messages lost due to rate-limiting", ">: ", ", qid: <", "(default: T (reject): [9.00/15.00] [", ", Queue-ID: ", ", mail_id: x, Hits: 1",
+    ", queued_as: B6D781149FE, 5 ms", "saved mail to ", "sieve: msgid=<", "stored mail into mailbox '", "...: ", "#1", "#033", "\\303\\251", "\\M-C\\M-)", "#303#251", "%s", "%n", "{}", "\0", "\t",
     "\r", "\x1b[31m", "\x1b]0;x\x07", "\x7f", "\x85", "\x9b", "\u00ad", "\u200b", "\u200f", "\u202e", "\u2028", "\u2066",
     "\ufeff", "\ufffe", "\U000e0041", "\udc80", "\udcff", "é", "ß", "İ", "ı", "ſ", "K", "ﬁ", "１", "٣", "²", "𝟘", "0", "-1", "9" * 30,
     "1e999", "nan", "inf", "00:00:00", "99:99:99", "1+24:60:60", "2026-11-23 07:55:08 ", "Nov 23 07:55:08 ", "a" * 300,
@@ -78,6 +85,8 @@ _ID = {
     "sendmail": re.compile(r"\b[0-9A-Za-x]{8}0[0-9]{5}\b"),
     "exim": re.compile(r"\b[0-9A-Za-z]{6}-[0-9A-Za-z]{6,11}-[0-9A-Za-z]{2,4}\b"),
     "opensmtpd": re.compile(r"\b[0-9a-f]{16}\b|\b[0-9a-f]{8}\b"),
+    "dovecot": re.compile(r"(?<=><)[0-9A-Za-z+/]{22}(?::[TR][0-9])*"),
+    "filters": re.compile(r"\b[0-9A-F]{10,11}\b"),
 }
 
 
