@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from search.joins import NOTICE_KINDS
+from search.nodes import is_loopback
 from sink.terms import OUTCOMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from search.joins import Edge
+    from search.joins import Edge, Way
     from search.nodes import Attempt, Node
 
 
@@ -97,14 +98,20 @@ class Ends:
                 last[attempt.recipient.casefold(), (attempt.original or "").casefold()] = attempt
         edges = self._onward[node.id]
         edge_of = {way: edge for edge in edges for way in edge.ways}
+        several: dict[Way, list[Edge]] = defaultdict(list)
+        for edge in edges:
+            for way in edge.ways:
+                several[way].append(edge)
         requeued = next((edge for edge in edges if edge.kind == "requeued_as"), None)
         given: dict[str, list[Attempt]] = defaultdict(list)
         for attempt in last.values():
-            edge = edge_of.get(attempt.way) or (requeued if attempt.outcome in _WAITING else None)
-            if edge is None:
-                yield End(_name(attempt), str(attempt.recipient), attempt.outcome, node, attempt)
+            taken = self._edge_for(attempt, several.get(attempt.way, ()))
+            if taken is None and attempt.outcome in _WAITING:
+                taken = requeued
+            if taken is None:
+                yield End(_name(attempt), str(attempt.recipient), judged(node, attempt), node, attempt)
             else:
-                given[edge.target.id].append(attempt)
+                given[taken.target.id].append(attempt)
         for edge in edges:
             if edge.target.id in given:
                 yield from self._follow(edge, given.pop(edge.target.id))
@@ -112,6 +119,14 @@ class Ends:
                 # Recipients that moved to another transaction, or of whom no line is left here.
                 for end in self._ends.get(edge.target.id, ()):
                     yield replace(end, weak=end.weak or edge.weak)
+
+    def _edge_for(self, attempt: Attempt, edges: Sequence[Edge]) -> Edge | None:
+        """Return the edge of an attempt's way; of several (a script redirected twice) the one to its recipient."""
+        if len(edges) > 1:
+            for edge in edges:
+                if not self._named(edge.target).keys().isdisjoint(_names(attempt)):
+                    return edge
+        return edges[-1] if edges else None
 
     def _follow(self, edge: Edge, attempts: Sequence[Attempt]) -> Iterable[End]:
         """Yield the ends of the recipients that a transaction handed on to one other."""
@@ -148,6 +163,17 @@ class Ends:
                     found[name].append(end)
             self._by_name[node.id] = found = dict(found)
         return found
+
+
+def judged(node: Node, attempt: Attempt) -> str:
+    """Return an attempt's outcome; what a content filter of this host took and blocked did not go on."""
+    if attempt.outcome != "relayed" or attempt.next_queue_id is not None or not is_loopback(attempt.relay):
+        return attempt.outcome
+    said = [each for each in node.document.get("filters") or () if each.get("filter") == "amavis"]
+    if not said or not all(str(each.get("verdict")).startswith("Blocked ") for each in said):
+        return attempt.outcome
+    is_kept = any(str(each.get("detail")).rpartition("; ")[2].startswith("quarantine: ") for each in said)
+    return "held" if is_kept else "discarded"
 
 
 def _once_each(ends: Iterable[End]) -> tuple[End, ...]:
@@ -192,6 +218,7 @@ def json_of(end: End) -> dict[str, Any]:
         "final_outcome": end.outcome,
         "node": end.node.id,
         "relay": row.get("relay"),
+        "mailbox": row.get("mailbox"),
         "dsn": row.get("dsn"),
         "status": row.get("status"),
         "date": row.get("date") or end.node.document["updated"],

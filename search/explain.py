@@ -69,6 +69,8 @@ class Story:
     original_recipient: str | None
     outcome: str
     relay: str | None
+    mailbox: str | None
+    """Of a mailbox server."""
     status: str
     date: str
     seconds: float
@@ -129,6 +131,8 @@ class Explanation:
     recipients: tuple[Story, ...]
     groups: tuple[Group, ...]
     links: tuple[dict[str, str | None], ...]
+    filters: tuple[dict[str, Any], ...]
+    """As in the document."""
     notes: tuple[Note, ...]
 
 
@@ -165,6 +169,7 @@ def explain(pages: Sequence[Document], *, now_ms: int) -> Explanation:
         recipients=stories,
         groups=_groups(stories),
         links=tuple(links.values()),
+        filters=tuple(document["filters"]),
         notes=tuple(Note(each, NOTES.get(each, "")) for each in document["notes"]),
     )
 
@@ -191,6 +196,7 @@ def _stories(document: Document, attempts: Iterable[dict[str, Any]]) -> Iterable
             original_recipient=last["original_recipient"],
             outcome=last["outcome"],
             relay=last["relay"],
+            mailbox=last.get("mailbox") if document["mta"] == "dovecot" else None,
             status=last["status"] or "",
             date=last["date"],
             seconds=max(0.0, (milliseconds(last["date"]) - start) / 1000),

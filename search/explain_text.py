@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mailspan.deliveries import FIRST_ATTEMPTS, LAST_ATTEMPTS
 from mailspan.terminal import sanitise
+from search.filters import filter_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _ONE_BY_ONE = 10
 _MOST_GROUPS = 20
 _MOST_LINKS = 10
+_MOST_FILTERS = 10
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _MOST_WORDS = 300
 
@@ -94,11 +96,17 @@ def explain_lines(found: Explanation, zone: tzinfo | None = None) -> Iterator[Li
             yield Line(2, f"{sum(each.count for each in rest)} others, in {len(rest)} more ways (--json has all)")
     if found.missing_pages:
         yield Line(1, f"{found.missing_pages} more pages of recipients are not in the store.")
+    for row in found.filters[:_MOST_FILTERS]:
+        yield Line(1, f"Filter {filter_text(row)}")
+    if len(found.filters) > _MOST_FILTERS:
+        yield Line(1, f"{len(found.filters) - _MOST_FILTERS} more lines of filters (--json has all).")
     yield from _after(found)
 
 
 def _beginning(found: Explanation, zone: tzinfo | None) -> str:
     when = _time(found.date, zone)
+    if found.mta == "dovecot":
+        return f"A mail was handed over for a mailbox on {when}."
     client = f"by {_safe(found.client)}" if found.client else _no_client(found)
     if found.kind == "rejection":
         stage = _STAGES.get(found.stage or "", "")
@@ -144,6 +152,8 @@ def _end(story: Story, found: Explanation) -> str:
     if story.outcome in {"delivered", "relayed"}:
         if story.outcome == "relayed" and story.relay:
             words += f" to {_safe(story.relay)}"
+        if story.mailbox:
+            words += f" to mailbox {_safe(story.mailbox)}"
         words += f" after {_duration(story.seconds)}"
         if len(found.recipients) == 1 and found.attempt_count > 1:
             words += f" on the {_ordinal(found.attempt_count)} attempt"

@@ -281,7 +281,7 @@ class Joins:
         ways: dict[tuple[str, str], list[tuple[int, str, Node, Attempt]]] = defaultdict(list)
         for node in self._nodes:
             if node.message_id is not None:
-                for way in node.ways:
+                for way in node.ways if not _is_mailbox(node) else node.attempts:
                     if (way.outcome in HANDED_ON or way.outcome == "delivered") and not self.is_taken(node, way.way):
                         for key in self._keys_of(node, way):
                             ways[node.message_id, key].append((way.date_ms, node.id, node, way))
@@ -301,6 +301,8 @@ class Joins:
 
     def _keys_of(self, node: Node, way: Attempt) -> set[str]:
         """Return under which names a later hop can look for this way: the relay's, or the host's own."""
+        if _is_mailbox(node):  # which gives back nothing but what a user's script redirects
+            return {f"redirected {way.recipient}".casefold()} if way.outcome == "expanded" else set()
         if way.outcome == "delivered":
             return {f"from {node.host}"}
         if way.outcome == "expanded":
@@ -326,10 +328,29 @@ class Joins:
             for source, way in _nearest(ways.get((message_id, f"to {client}"), ()), node):
                 via = way.relay or way.relay_ip
                 yield Edge(source, node, "next", ("message id", "client"), weak=True, via=via, ways=(way.way,))
+        yield from self._redirected(node, ways)
         if node.is_local:
             for source, way in _nearest(ways.get((message_id, f"from {node.host}"), ()), node):
                 if node.date_ms - way.date_ms <= SUBMITTED_MS:
                     yield Edge(source, node, "next", ("message id", "same host"), weak=True, ways=(way.way,))
+
+    def _redirected(
+        self, node: Node, ways: Mapping[tuple[str, str], list[tuple[int, str, Node, Attempt]]]
+    ) -> Iterator[Edge]:
+        """A mailbox server's script sent the mail on, to this address: to its own host, or to one that says so."""
+        for name in sorted(
+            {name.casefold() for each in node.attempts for name in (each.recipient, each.original) if name}
+        ):
+            for source, way in _nearest(ways.get((str(node.message_id), f"redirected {name}"), ()), node):
+                if node.date_ms - way.date_ms <= SUBMITTED_MS:
+                    evidence = ["message id", "recipient"]
+                    if node.is_local and node.host == source.host:
+                        evidence.append("same host")
+                    elif self._is_host(node.clients, source.host):
+                        evidence.append("client")
+                    else:
+                        continue
+                    yield Edge(source, node, "next", tuple(evidence), weak=True, ways=(way.way,))
 
     def _came_of(self, node: Node) -> set[str]:
         """Return what is known to have come of a node, and itself: mostly little, while its source is not known."""
@@ -361,6 +382,11 @@ class Joins:
 def _time_after(node: Node) -> tuple[int, int]:
     """Return when something that came of a node began, at the earliest and at the latest."""
     return node.date_ms - EARLY_MS, node.updated_ms + QUEUE_LIFETIME_MS
+
+
+def _is_mailbox(node: Node) -> bool:
+    """Whether a node is what a mailbox server did: Dovecot's LMTP."""
+    return node.document.get("mta") == "dovecot"
 
 
 def _is_in_time(node: Node, other: Node) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from mailspan.terminal import sanitise, sanitise_json
+from search.filters import filter_text
 from search.select import QUEUE_LIFETIME_MS
 from search.times import milliseconds
 
@@ -131,6 +132,8 @@ def _more_lines(document: Document, layout: Layout) -> Iterator[str]:
     for link in document.get("links") or ():
         where = f" on {_plain(link['host'])}" if link.get("host") else ""
         yield _line("link", f"{_plain(link.get('kind'))} {_plain(link.get('queue_id'))}{where}")
+    for row in document.get("filters") or ():
+        yield _line("filter", filter_text(row))
     for note in document.get("notes") or ():
         yield _line("note", _plain(note))
 

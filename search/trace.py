@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from search.candidates import short
-from search.ends import End, Ends, json_of, worst
+from search.ends import End, Ends, json_of, judged, worst
 from search.joins import NOTICE_KINDS
 from search.nodes import is_loopback, is_same_host
 from search.walk import walk
@@ -153,7 +153,7 @@ def _unknown_relays(nodes: Sequence[Node], edges: Sequence[Edge], joins: Joins) 
         found += [
             (node, way, number[way.way])
             for way in node.ways
-            if way.outcome == "relayed" and ((node.id, way.way) in leapt or not joins.is_taken(node, way.way))
+            if judged(node, way) == "relayed" and ((node.id, way.way) in leapt or not joins.is_taken(node, way.way))
         ]
     return found
 
@@ -237,6 +237,7 @@ def _json_node(node: Node) -> dict[str, Any]:
         **{name: node.document.get(name) for name in wanted},
         "fragment": bool(node.document.get("fragment")),
         "notes": node.document.get("notes") or [],
+        "filters": node.document.get("filters") or [],
         "to": [dict(attempt.row) for attempt in node.attempts],
     }
 

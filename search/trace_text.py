@@ -12,6 +12,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING, Any
 
 from mailspan.terminal import sanitise
+from search.filters import filter_text, is_harmless
 from search.joins import NOTICE_KINDS
 from search.output import colour_of, coloured
 
@@ -124,6 +125,9 @@ def _tree(trace: Trace, page: Page) -> Iterator[_Line]:
         inner = below + ("│  " if onward else "   ")
         for line in _attempts(node, page):
             yield _Line(inner, line.text, line.outcome)
+        for row in node.document.get("filters") or ():
+            if page.verbose or not is_harmless(row):
+                yield _Line(inner, f"filter  {filter_text(row)}")
         more = len(onward) - len(shown)
         if more:
             stack.append((None, None, f"{below}└─ ", "", f"and {more:,} more (-v draws all)"))
@@ -196,6 +200,8 @@ def _final(end: End, page: Page) -> str:
     row = {} if end.attempt is None else end.attempt.row
     relay = row.get("relay")
     where = f" to {_safe(relay)}" if end.outcome == "relayed" and relay else ""
+    if end.outcome == "delivered" and row.get("mailbox") and end.node.document.get("mta") == "dovecot":
+        where = f" to mailbox {_safe(row['mailbox'])}"
     weak = " (weak)" if end.weak else ""
     at = _date(end.date_ms, page)
     return f"{_safe(end.recipient)}{final}{where}, {_name(end.node)}, {at}{weak}"

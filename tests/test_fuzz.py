@@ -43,6 +43,13 @@ def test_a_share_of_hostile_lines(share: int) -> None:
         assert (check(lines, name, deep=deep) > 100) == deep
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(3))
+def test_hostile_lines_of_filters(number: int) -> None:
+    name = f"{SEED}:filters:{number}"
+    assert check(Source(beside=True).block(name), name, deep=True) > 100
+
+
 def test_equal_seeds_make_equal_lines_that_reach_every_mta() -> None:
     blocks = [Source().block(f"{seed}:0", 500) for seed in (1, 1, 2)]
     assert blocks[0] == blocks[1] != blocks[2]
@@ -147,5 +154,5 @@ def test_a_store_finds_of_hostile_lines_what_parse_prints(number: int, tmp_path:
             wanted[page["id"]] = line
     for _ in range(2):
         assert mailspan("index", "--store", store, *reading).returncode == 0
-    found = mailspan("search", "--store", store, "--json", "--probes", "-r", "1000000", "-d", "1800-01-01")
+    found = mailspan("search", "--store", store, "--json", "--probes", "-r", "1000000", "-d", "1980-01-01")
     assert {json.loads(line)["id"]: line for line in found.stdout.splitlines()} == wanted

@@ -26,9 +26,8 @@ LOGS = (
     "store.exim-rejectlog",
     "store2.mail.log",
     "osm.mail.log",
-    "filters/hostile.mail.log",
-    "filters/rspamd.mail.log",
 )
+LOGS_OF_FILTERS = tuple(f"filters/{name}.mail.log" for name in ("all", "dovecot", "hostile", "rspamd"))
 LINES_OF_A_LOG = 4000
 BLOCK_LINES = 2000
 
@@ -48,6 +47,8 @@ PROGRAMS = {
     "dovecot": ("dovecot",),
     "filters": ("rspamd", "amavis", "opendkim", "opendmarc"),
 }
+BESIDE = ("dovecot", "filters")
+"""What stands beside a mail server: its lines are mutated in blocks of their own."""
 PIECES = (
     '"', "<", ">", "<>", "(", ")", "[", "]", "\\", '\\"', "'", ";", ",", ":", ": ", " ", "  ", "=", "@", "%", "|", "/", "-",
     ", relay=", ", stat=", ", status=sent (", "; from=<", "> to=<", ">, orig_to=<", ", delay=", ", delays=1/2/3/4",
@@ -60,12 +61,17 @@ PIECES = (
     "client=", "uid=0 from=<", "NOQUEUE: ", "warning: ", "reject: RCPT from ", "milter-reject: END-OF-MESSAGE from ",
     "header Subject: ", "sender non-delivery notification: ", "postmaster notify: ", "DSN: ", "clone: owner=", "discard",
     "hold", "quarantine", "message repeated 2 times: [ ", "last message repeated 3 times", "[ID 801593 mail.info] ",
-    "messages lost due to rate-limiting", ">: ", ", qid: <", "(default: T (reject): [9.00/15.00] [", ", Queue-ID: ", ", mail_id: x, Hits: 1",
-    ", queued_as: B6D781149FE, 5 ms", "saved mail to ", "sieve: msgid=<", "stored mail into mailbox '", "...: ", "#1", "#033", "\\303\\251", "\\M-C\\M-)", "#303#251", "%s", "%n", "{}", "\0", "\t",
+    "messages lost due to rate-limiting", "#1", "#033", "\\303\\251", "\\M-C\\M-)", "#303#251", "%s", "%n", "{}", "\0", "\t",
     "\r", "\x1b[31m", "\x1b]0;x\x07", "\x7f", "\x85", "\x9b", "\u00ad", "\u200b", "\u200f", "\u202e", "\u2028", "\u2066",
     "\ufeff", "\ufffe", "\U000e0041", "\udc80", "\udcff", "é", "ß", "İ", "ı", "ſ", "K", "ﬁ", "１", "٣", "²", "𝟘", "0", "-1", "9" * 30,
     "1e999", "nan", "inf", "00:00:00", "99:99:99", "1+24:60:60", "2026-11-23 07:55:08 ", "Nov 23 07:55:08 ", "a" * 300,
     "x@" + "d" * 250, "user@example.com", "<user@example.com>", '"a, b"@example.net', "a,b,c", "a@b,", "SYSERR(root): ",
+)  # fmt: skip
+PIECES_OF_FILTERS = (
+    ">: ", "...: ", ", qid: <", "(default: T (reject): [9.00/15.00] [", "]), len: 1", ', forced: reject "x"; score=1 (set by y)',
+    ", Queue-ID: ", ", Queue-ID: 94D3C762A0C, ", ", mail_id: x, Hits: 1, size: 1, 5 ms", ", queued_as: B6D781149FE, 5 ms",
+    "saved mail to ", "sieve: ", "msgid=<", "msgid=unspecified: ", "stored mail into mailbox '", " pass", " fail", "> -> <",
+    "redirect action: forwarded to <", "discard action: ", "DKIM-Signature field added (", "SPF(mailfrom): ",
 )  # fmt: skip
 STAMPS = (
     "Nov 23 07:55:08", "Nov 23 07:55:09", "Nov 23 07:55:08.5", "Nov 23 2026 07:55:08", "Nov  3 07:55:08", "Dec 31 23:59:60",
@@ -91,10 +97,14 @@ _ID = {
 
 
 class Source:
-    """The lines that mutations begin with: `whole` ones of the corpora, and (MTA, program, text) of single kinds."""
+    """The lines that mutations begin with: `whole` ones of the corpora, and (MTA, program, text) of single kinds.
 
-    def __init__(self) -> None:
-        self.whole = [line for name in LOGS for line in _log(name)]
+    Those of mail servers, or with `beside` those of filters and Dovecot, whole ones with their server's.
+    """
+
+    def __init__(self, *, beside: bool = False) -> None:
+        self.pieces = (*PIECES, *PIECES_OF_FILTERS) if beside else PIECES
+        self.whole = [line for name in (LOGS_OF_FILTERS if beside else LOGS) for line in _log(name)]
         self.texts = [
             (
                 mta,
@@ -103,7 +113,10 @@ class Source:
             )
             for mta, kinds in KINDS.items()
             for kind in kinds
+            if (mta in BESIDE) == beside
         ]
+        if beside:
+            return
         for path in sorted((TESTS / "hostile").glob("*.jsonl")):
             for line in path.read_text("utf-8").splitlines():
                 case = json.loads(line)
@@ -181,7 +194,7 @@ def _mutate(chance: random.Random, line: str, source: Source) -> str:
     size = min(chance.choice((0, 1, 1, 2, 5, 20, 100)), len(line) - at)
     draw = chance.random()
     if draw < 0.5:
-        return line[:at] + chance.choice(PIECES) + line[at + chance.choice((0, 0, size)) :]
+        return line[:at] + chance.choice(source.pieces) + line[at + chance.choice((0, 0, size)) :]
     if draw < 0.65:
         return line[:at] + line[at + size :]
     if draw < 0.75:
@@ -192,7 +205,7 @@ def _mutate(chance: random.Random, line: str, source: Source) -> str:
     if draw < 0.9:
         return line[:at]
     if draw < 0.902:
-        piece = chance.choice(PIECES) + chance.choice(PIECES)
+        piece = chance.choice(source.pieces) + chance.choice(source.pieces)
         return (line[:at] + piece * (chance.randrange(70_000) // len(piece)) + line[at:])[:70_000]
     return line[:at] + chr(chance.choice((chance.randrange(128), chance.randrange(0xD800)))) + line[at + 1 :]
 
