@@ -47,6 +47,7 @@ _TYPES: dict[str, Any] = {
     "array of strings": list[str],
     "array of deliveries": list[_Attempt],
     "array of {kind, queue_id, host}": list[dict[str, str | None]],
+    "array of {filter, verdict, score, required_score, detail, date}": list[dict[str, str | float | None]],
 }
 _ALWAYS = frozenset({"id", "host", "mta", "date", "updated", "to", "version"})
 """What every document has; fields that its writer did not know yet are as if empty."""
