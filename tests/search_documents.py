@@ -15,7 +15,18 @@ from tests.test_properties import LOGS, assemble, records_of
 Document = dict[str, Any]
 
 DEFAULTS: Document = {field.name: field.default for field in FIELDS}
-LISTS = ("to", "recipients", "recipient_domains", "relays", "outcomes", "dsns", "deliveries", "links", "filters", "notes")
+LISTS = (
+    "to",
+    "recipients",
+    "recipient_domains",
+    "relays",
+    "outcomes",
+    "dsns",
+    "deliveries",
+    "links",
+    "filters",
+    "notes",
+)
 FIRST = 1_795_420_800  # 2026-11-23 08:00 UTC
 PEOPLE = (
     "alice@example.com",

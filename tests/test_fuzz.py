@@ -44,7 +44,7 @@ def test_a_share_of_hostile_lines(share: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(2))
 def test_hostile_lines_of_filters(number: int) -> None:
     name = f"{SEED}:filters:{number}"
     assert check(Source(beside=True).block(name), name, deep=True) > 100
