@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.parametrize("name", golden.names())
 
 FOREIGN_QUEUE = "0F0F0F0F0F"
+BESIDE = frozenset({"dovecot", "rspamd", "amavis"})  # whose text has the queue ID
 _SAYING_IT_TWICE = re.compile(rb"message repeated")
 
 
@@ -93,7 +94,8 @@ def with_foreign_lines(case: golden.Case) -> Iterator[bytes]:
         if record.queue_id is not None:
             tag = {"postfix": "postfix/qmgr[9]: ", "sendmail": "sendmail[9]: ", "opensmtpd": "smtpd[9]: "}
             tag["exim"] = f"exim[9]: {record.queue_id} "
-            yield f"{stamp} foreign.example.net {tag[record.mta]}{record.text}".encode()
+            beside = f"{record.program}[9]: " if record.program in BESIDE else tag[record.mta]
+            yield f"{stamp} foreign.example.net {beside}{record.text}".encode()
             yield (
                 f"{stamp} foreign.example.net postfix/smtp[9]: {record.queue_id}: to=<alien@example.net>, "
                 f"relay=alien.example.net[192.0.2.99]:25, delay={number}, delays=0/0/0/0, dsn=5.0.0, status=bounced (no)"
