@@ -88,6 +88,23 @@ def test_any_split_of_the_lines_and_lines_that_come_twice_give_the_same_document
         assert in_parts(records, random.Random(seed)) == wanted  # noqa: S311  reproducible
 
 
+def test_a_session_with_slashes_is_the_same_after_a_restart() -> None:
+    begin = "dovecot: lmtp(erin@example.com)<13137><Pq/oAB6s/mtjMwAAMzN6MA:R2>: sieve: msgid=<a@example.org>: "
+    texts = (
+        begin + "vacation action: sent vacation response to <u@example.org>",
+        begin + "stored mail into mailbox 'INBOX'",
+    )
+    records = [each for each in map(parsed, texts) if isinstance(each, Record)]
+    first = Assembler(incremental=True)
+    first.apply(records[0])
+    first.changed()
+    state = {key: value for key, value in first.snapshot_changes().items() if value is not None}
+    second = Assembler(incremental=True)
+    second.restore(state)
+    second.apply(records[1])
+    assert second.changed().documents == documents_of(records)
+
+
 def test_a_filters_line_may_stand_before_the_servers_own() -> None:
     lines = [line for line in lines_of("all") if "44765A303C4" in line]
     filters = [line for line in lines if "rspamd[" in line or "opendmarc[" in line]
