@@ -66,7 +66,7 @@ FIELDS: tuple[Field, ...] = (
     Field("queue_id", "string or null", "as logged"),
     Field("host", "string", "the mail server that logged it, lower-cased"),
     Field("mta", "string", "postfix, sendmail, exim, opensmtpd or dovecot (its LMTP server)"),
-    Field("kind", "string", "transaction, rejection or probe", "transaction"),
+    Field("kind", "string", "transaction, rejection, probe or mailbox (what a mailbox server did)", "transaction"),
     Field("date", "time", "event time of the birth line; never changes"),
     Field("updated", "time", "event time of the last line that changed it"),
     Field("state", "string", "open or closed", "open"),
@@ -194,7 +194,7 @@ def _document(transaction: Transaction, by_recipient: dict[str, list[Row]], show
         "queue_id": None if rejection else transaction.queue_id,
         "host": transaction.host,
         "mta": transaction.mta,
-        "kind": "rejection" if rejection else "probe" if is_probe else "transaction",
+        "kind": _kind(transaction, is_probe=is_probe),
         "date": time_text(date),
         "updated": time_text(_latest(lines)),
         "state": "open" if closed_by is None else "closed",
@@ -237,6 +237,14 @@ def _document(transaction: Transaction, by_recipient: dict[str, list[Row]], show
         "page_count": 1,
         "version": len(lines) * 65536 + REVISION,
     }
+
+
+def _kind(transaction: Transaction, *, is_probe: bool) -> str:
+    if transaction.rejection:
+        return "rejection"
+    if transaction.mta == "dovecot":
+        return "mailbox"
+    return "probe" if is_probe else "transaction"
 
 
 def _dropped(transaction: Transaction, by_recipient: dict[str, list[Row]]) -> Mapping[str, Dropped]:

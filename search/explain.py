@@ -196,7 +196,7 @@ def _stories(document: Document, attempts: Iterable[dict[str, Any]]) -> Iterable
             original_recipient=last["original_recipient"],
             outcome=last["outcome"],
             relay=last["relay"],
-            mailbox=last.get("mailbox") if document["mta"] == "dovecot" else None,
+            mailbox=last.get("mailbox") if document["kind"] == "mailbox" else None,
             status=last["status"] or "",
             date=last["date"],
             seconds=max(0.0, (milliseconds(last["date"]) - start) / 1000),

@@ -105,7 +105,7 @@ def explain_lines(found: Explanation, zone: tzinfo | None = None) -> Iterator[Li
 
 def _beginning(found: Explanation, zone: tzinfo | None) -> str:
     when = _time(found.date, zone)
-    if found.mta == "dovecot":
+    if found.kind == "mailbox":
         return f"A mail was handed over for a mailbox on {when}."
     client = f"by {_safe(found.client)}" if found.client else _no_client(found)
     if found.kind == "rejection":

@@ -46,6 +46,8 @@ FORWARD_KINDS = {
 BACKWARD_KINDS = {"bounce_of": "bounce", "requeued_from": "requeued_as", "clone_of": "clone", "original": "original"}
 NOTICE_KINDS = frozenset({"bounce", "delay_notice", "receipt"})
 """Edges to a mail about the mail; all other kinds lead to the mail itself."""
+_JOINED = ("transaction", "mailbox")
+"""Kinds of documents whose source is looked for by their message ID."""
 _PREFERENCE = (
     "next", "forwarded_as", "clone", "requeued_as", "bounce", "delay_notice", "receipt", "original", "fragment",
 )  # fmt: skip
@@ -290,7 +292,7 @@ class Joins:
         # Clocks differ by some seconds: what seems to be older than its source is joined after all others.
         for seems_older in (False, True):
             for node in self._nodes:
-                if node.message_id is None or node.id in self._fed or node.document.get("kind") != "transaction":
+                if node.message_id is None or node.id in self._fed or node.document.get("kind") not in _JOINED:
                     continue
                 edges = [edge for edge in self._sources(node, ways) if (edge.source.order > node.order) == seems_older]
                 if edges:
@@ -385,8 +387,8 @@ def _time_after(node: Node) -> tuple[int, int]:
 
 
 def _is_mailbox(node: Node) -> bool:
-    """Whether a node is what a mailbox server did: Dovecot's LMTP."""
-    return node.document.get("mta") == "dovecot"
+    """Whether a node is what a mailbox server did."""
+    return node.document.get("kind") == "mailbox"
 
 
 def _is_in_time(node: Node, other: Node) -> bool:

@@ -60,6 +60,9 @@ class Query:
     started_only: bool = False
     """Times are compared with the date alone, not with all the time from date to last update."""
     probes: bool = False
+    """Also address verification probes."""
+    mailboxes: bool = False
+    """Also what mailbox servers did with mail that a mail server handed to them."""
 
 
 def parse_query(
@@ -69,6 +72,7 @@ def parse_query(
     zone: tzinfo | None = None,
     started_only: bool = False,
     probes: bool = False,
+    mailboxes: bool = False,
     labels: Mapping[str, str] = _AS_FLAGS,
 ) -> Query:
     """Return the query that `flags` ask for: the text given to each flag, by the names in FLAGS.
@@ -88,7 +92,8 @@ def parse_query(
     for name, is_end in (("since", False), ("until", True)):
         if name in given:
             values[f"{name}_ms"] = parse_time(shown[name], given[name], now=now, zone=zone, is_end=is_end)
-    query = Query(now_ms=round(now.timestamp() * 1000), started_only=started_only, probes=probes, **values)
+    now_ms = round(now.timestamp() * 1000)
+    query = Query(now_ms=now_ms, started_only=started_only, probes=probes, mailboxes=mailboxes, **values)
     if query.since_ms is not None and query.until_ms is not None and query.since_ms >= query.until_ms:
         raise UsageError(
             f"{shown['since']} {given['since']!r} is not before {shown['until']} {given['until']!r}:"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from mailspan.queue_id import DOVECOT
 from search.query import QUEUE_LIFETIME_DAYS, network_of
 from sink.fragments import mail_of
 from sink.store import Selection, Term
@@ -33,7 +34,11 @@ if TYPE_CHECKING:
 QUEUE_LIFETIME_MS = QUEUE_LIFETIME_DAYS * 86_400_000
 
 # host/queue_id, as it stands or as the id of a document goes on: birth second, fragment, page.
-_QUEUE_KEY = re.compile(r"([^/\s]+)/([^/~#\s]+)(?:/\d{1,12})?(?:~[0-9a-f]+)?(?:#\d+)?")
+# A session of Dovecot may hold slashes; a short queue ID with its birth second is none, long as it may be.
+_QUEUE_KEY = re.compile(
+    rf"([^/\s]+)/((?![^/]+/\d{{10}}(?:[~#]|$)){DOVECOT}|[^/~#\s]+)(?:/\d{{1,12}})?(?:~[0-9a-f]+)?(?:#\d+)?"
+)
+_SESSION = re.compile(DOVECOT)
 
 Group = tuple[Term, ...]
 
@@ -41,6 +46,8 @@ Group = tuple[Term, ...]
 def select(query: Query) -> Selection:
     """Return which documents `query` means."""
     excluded = [] if query.probes else [term("kind", "probe")]
+    if not (query.mailboxes or query.queue_id or (query.term and _is_session(query.term))):
+        excluded.append(term("kind", "mailbox"))
     if query.state == "closed":
         excluded.append(term("state", "open"))
     groups = _term_groups(query.term) if query.term else []
@@ -85,6 +92,12 @@ def meant(documents: Sequence[Document], text: str) -> Sequence[Document]:
     queue_id = asked if key is None else key[2]
     exact = [each for each in documents if mail_of(each["id"]) == asked]
     return exact or [each for each in documents if each.get("queue_id") == queue_id] or documents
+
+
+def _is_session(text: str) -> bool:
+    """Whether a text is a whole session of Dovecot, with or without its host: nothing else has that."""
+    key = _QUEUE_KEY.fullmatch(text)
+    return any(_SESSION.fullmatch(each) for each in (text, *(() if key is None else (key[2],))))
 
 
 def _recipient_groups(query: Query) -> list[Group]:

@@ -147,7 +147,7 @@ def _head(edge: Edge | None, node: Node, page: Page) -> str:
         delay = (node.date_ms - edge.source.date_ms) / 1000
         kind = "" if edge.kind == "next" else f"{edge.kind.replace('_', ' ')} "
         via = f"by way of {_safe(edge.via)}, which has no log here, " if edge.via is not None else ""
-        words += [_clock(node.date_ms, edge.source.date_ms, page), f"+{how_long(delay)}", f"{kind}{via}{_name(node)}"]
+        words += [_clock(node.date_ms, edge.source.date_ms, page), how_much_later(delay), f"{kind}{via}{_name(node)}"]
         if edge.weak or page.verbose:
             words.append(f"({'weak: ' if edge.weak else ''}{', '.join(edge.evidence)})")
     if node.document.get("fragment"):
@@ -200,7 +200,7 @@ def _final(end: End, page: Page) -> str:
     row = {} if end.attempt is None else end.attempt.row
     relay = row.get("relay")
     where = f" to {_safe(relay)}" if end.outcome == "relayed" and relay else ""
-    if end.outcome == "delivered" and row.get("mailbox") and end.node.document.get("mta") == "dovecot":
+    if end.outcome == "delivered" and row.get("mailbox") and end.node.document.get("kind") == "mailbox":
         where = f" to mailbox {_safe(row['mailbox'])}"
     weak = " (weak)" if end.weak else ""
     at = _date(end.date_ms, page)
@@ -278,6 +278,11 @@ def _clock(ms: int, before_ms: int, page: Page) -> str:
     """Return the time, with the date where the hop before was on another day."""
     local = _local(ms, page)
     return local.strftime("%H:%M:%S" if local.date() == _local(before_ms, page).date() else "%Y-%m-%d %H:%M:%S")
+
+
+def how_much_later(seconds: float, minus: str = "-") -> str:
+    """Return how long after another thing one was, with its sign: clocks differ, so it can seem to be before."""
+    return f"{minus}{how_long(-seconds)}" if round(seconds, 2) < 0 else f"+{how_long(max(0.0, seconds))}"
 
 
 def how_long(seconds: float) -> str:

@@ -1,9 +1,9 @@
 """What stores keep of a document beside it, so that many can be compared and counted without reading them.
 
 Facets are a narrow row per document. Counts say how many documents of a quarter hour have each value of the fields with
-few values, and how many of a day have each of some fields with more; they are kept by class, since probes are left out
-of most searches and the pages of one mail count once. Clients and recipients have no counts: there would be nearly as
-many as documents. Pure: nothing here touches the database.
+few values, and how many of a day have each of some fields with more; they are kept by class, since most searches leave
+probes and what mailbox servers did out, and the pages of one mail count once. Clients and recipients have no counts:
+there would be nearly as many as documents. Pure: nothing here touches the database.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
     from sink.store import Document
 
-PLAIN, PROBE, PAGED = range(3)
-"""Classes of documents: in every search, only in those that ask for probes, and those of mails with several pages."""
+PLAIN, PROBE, PAGED, MAILBOX = range(4)
+"""Classes of documents: in every search, only in those that ask for probes, those of mails with several pages, and only
+in those that ask for what mailbox servers did."""
+
+_CLASS_OF_KIND = {"probe": PROBE, "mailbox": MAILBOX}
 
 SEPARATOR = "\n"
 """Stands between the values of a field with many; the column of a document with none is empty."""
@@ -123,7 +126,7 @@ def class_of(document: Document) -> int:
     """Return the class of a document."""
     if document.get("page_count", 1) > 1:
         return PAGED
-    return PROBE if document["kind"] == "probe" else PLAIN
+    return _CLASS_OF_KIND.get(document["kind"], PLAIN)
 
 
 def counts_of(document: Document, facets: Facets, date_ms: int) -> list[CountKey]:

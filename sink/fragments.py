@@ -91,7 +91,7 @@ def _says_all_of(whole: Document, fragment: Document) -> bool:
         return False
     if any(_different(whole[name], fragment[name]) for name in _LISTED):
         return False
-    return _attempts(fragment) <= _attempts(whole)
+    return _attempts(fragment) <= _attempts(whole) and _filters(fragment) <= _filters(whole)
 
 
 def _spans(whole: Document, fragment: Document) -> bool:
@@ -114,3 +114,11 @@ def _different(whole: Sequence[object], fragment: Sequence[object]) -> bool:
 
 def _attempts(document: Document) -> set[tuple[str | None, str, str | None]]:
     return {(each["recipient"], each["date"][:_SECOND], each["status"]) for each in document["to"]}
+
+
+def _filters(document: Document) -> set[tuple[str | float | None, ...]]:
+    """Return the rows of filters, which documents of an older mailspan do not have."""
+    return {
+        (each["filter"], each["verdict"], each["score"], each["detail"], each["date"][:_SECOND])
+        for each in document.get("filters") or ()
+    }

@@ -13,9 +13,9 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from sink.facets import BUCKETS_OF_A_DAY, COLUMNS, DAILY, PAGED, PLAIN, PROBE, VALUE_TERMS
+from sink.facets import BUCKETS_OF_A_DAY, COLUMNS, DAILY, MAILBOX, PAGED, PLAIN, PROBE, VALUE_TERMS
 from sink.sqlite_schema import PLACE_BITS, connect_for_reading, failures
-from sink.sqlite_walks import PROBES, Walk, cut, first_place, is_everything, walks
+from sink.sqlite_walks import MAILBOXES, PROBES, Walk, cut, first_place, is_everything, walks
 from sink.store import BUCKET_MS, Term
 from sink.terms import term
 
@@ -237,7 +237,7 @@ class SqliteReader:
     def _values(self, field: str) -> list[tuple[str, Term]] | None:
         """Return the values of a field in the whole store with their terms; None: too many, or no term says them."""
         found: list[tuple[str, Term]] = []
-        for class_ in (PLAIN, PROBE, PAGED):
+        for class_ in (PLAIN, PROBE, PAGED, MAILBOX):
             value: str | None = None
             while True:
                 # One step along the table's key for each value, not for each row.
@@ -308,7 +308,9 @@ class SqliteReader:
 
 
 def _classes(selection: Selection) -> str:
-    return str(PLAIN) if PROBES in selection.none_of else f"{PLAIN}, {PROBE}"
+    classes = ((PROBES, PROBE), (MAILBOXES, MAILBOX))
+    asked = [class_ for kind, class_ in classes if kind not in selection.none_of]
+    return ", ".join(map(str, (PLAIN, *asked)))
 
 
 def _split(walk: Walk, step: int = 1) -> tuple[list[Walk], _Range | None]:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from sink.store import Selection
 
-PROBES = term("kind", "probe")
-_KINDS = (term("kind", "transaction"), term("kind", "rejection"), PROBES)
+PROBES, MAILBOXES = term("kind", "probe"), term("kind", "mailbox")
+_KINDS = (term("kind", "transaction"), term("kind", "rejection"), PROBES, MAILBOXES)
 _NOWHERE = Term("-")
 """What no document has: every term has a field."""
 _MOST_ALTERNATIVES = 16
@@ -119,10 +119,10 @@ def cut(walk: Walk, since_ms: int | None, until_ms: int | None) -> list[Walk]:
 
 
 def is_everything(selection: Selection) -> bool:
-    """Say whether only dates, last updates from a time on, and probes or not are asked for."""
+    """Say whether only dates, last updates from a time on, and probes and mailboxes or not are asked for."""
     return (
         not selection.all_of
-        and set(selection.none_of) <= {PROBES}
+        and set(selection.none_of) <= {PROBES, MAILBOXES}
         and selection.updated_until_ms is None
         and selection.subject is None
     )

@@ -116,15 +116,18 @@ def _random_one(chance: random.Random, number: int) -> Document:
             original = chance.choice((None, None, "list@example.com", "Team@Example.com"))
             relay = chance.choice(("mx.example.org", "local", None, "203.0.113.5"))
             to.append(attempt(person, outcome, original_recipient=original, relay=relay))
-    kind = chance.choice(("transaction",) * 6 + ("rejection", "probe"))
+    kind = chance.choice(("transaction",) * 6 + ("rejection", "probe", "mailbox"))
     host = chance.choice(("mx1.example.com", "mx1.example.net", "smtp", "smtp.example.com"))
     long_id = f"{number}.{'x' * 120}@example.com"
     msgid: str | None = chance.choice((None, "", f"{number}@example.com", f"<{number}@Odd.example.com>", long_id))
     notes = []
     if msgid == long_id and chance.random() < 0.5:
         msgid, notes = long_id[:95], ["truncated"]
+    queue_id = f"{number * 7919:06X}"
+    if kind == "mailbox":  # a session, with a slash or none
+        queue_id = f"{number:012d}{chance.choice('/+')}{number * 7919:09d}"
     values: Document = {
-        "queue_id": None if kind == "rejection" else f"{number * 7919:06X}",
+        "queue_id": None if kind == "rejection" else queue_id,
         "kind": kind, "host": host, "date": stamp(second), "updated": stamp(second + lasted),
         "from": chance.choice((None, "", *PEOPLE)), "to": to, "msgid": msgid, "notes": notes,
         "client": text, "client_name": name, "client_ip": ip, "subject": chance.choice(SUBJECTS),

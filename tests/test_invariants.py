@@ -41,7 +41,7 @@ pytestmark = pytest.mark.slow
 
 CORPUS = Path(__file__).parent / "corpus"
 READING = ("--zone", "UTC", "--year", "2026", "--log-host", "store")
-ALL = ("-r", "1000000", "--probes", "-d", "2000-01-01", "--json")
+ALL = ("-r", "1000000", "--probes", "--mailboxes", "-d", "2000-01-01", "--json")
 LOGS = (
     "edge1.mail.log",
     "edge2.mail.log",

@@ -123,10 +123,11 @@ def is_message_id(wanted: str, document: Document) -> bool:
 def is_queue_id(wanted: str, document: Document) -> bool:
     if document["queue_id"] is None:
         return wanted.casefold() in ("noqueue", document["id"].casefold())
-    host, slash, queue_id = wanted.rpartition("/")
-    if slash:
-        return is_host(host, document) and folded(document["queue_id"]) == folded(queue_id)
-    return folded(document["queue_id"]) == folded(wanted)
+    known = folded(document["queue_id"])
+    host, slash, queue_id = wanted[: -len(known) - 1], wanted[: -len(known)][-1:], wanted[-len(known) :]
+    if slash == "/" and is_host(host, document) and folded(queue_id) == known:
+        return True
+    return known == folded(wanted)
 
 
 def is_host(wanted: str, document: Document) -> bool:
@@ -153,7 +154,7 @@ def milliseconds(stamp: str) -> int:
     return round(datetime.fromisoformat(stamp).timestamp() * 1000)
 
 
-def matches(document: Document, flags: Flags, *, started: bool, probes: bool) -> bool:
+def matches(document: Document, flags: Flags, *, started: bool, probes: bool, mailboxes: bool) -> bool:
     date, updated = milliseconds(document["date"]), milliseconds(document["updated"])
     age_ms = round(NOW.timestamp() * 1000) - updated
     recipient, outcome = flags.get("recipient"), flags.get("outcome")
@@ -181,7 +182,10 @@ def matches(document: Document, flags: Flags, *, started: bool, probes: bool) ->
         checks["outcome"] = lambda value: any(
             end == value.lower() and is_address(recipient, name) for name, end in ends_of(document)
         )
-    return (probes or document["kind"] != "probe") and all(checks[name](value) for name, value in flags.items())
+    named = any(is_queue_id(flags[name], document) for name in ("term", "queue_id") if name in flags)
+    if (document["kind"] == "probe" and not probes) or (document["kind"] == "mailbox" and not (mailboxes or named)):
+        return False
+    return all(checks[name](value) for name, value in flags.items())
 
 
 def mail_of(document: Document) -> str:
@@ -272,12 +276,13 @@ def queries(seed: int, documents: Sequence[Document]) -> Iterator[tuple[random.R
         flags = dict(some_flag(chance, document) for _ in range(chance.choice((0, 1, 1, 2, 2, 3))))
         if "since" in flags and "until" in flags and flags["since"] >= flags["until"]:
             del flags["until"]
-        yield chance, flags, {"started": chance.random() < 0.3, "probes": chance.random() < 0.3}
+        yield chance, flags, {name: chance.random() < 0.3 for name in ("started", "probes", "mailboxes")}
 
 
 def selection_of(flags: Flags, modes: dict[str, bool]) -> Any:  # noqa: ANN401 - a Selection
     values = {name: flags.get(name) for name in FLAGS}
-    return select(parse_query(values, now=NOW, zone=UTC, started_only=modes["started"], probes=modes["probes"]))
+    kinds = {name: modes[name] for name in ("probes", "mailboxes")}
+    return select(parse_query(values, now=NOW, zone=UTC, started_only=modes["started"], **kinds))
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))])

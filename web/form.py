@@ -62,6 +62,7 @@ LABELS = {field.flag: field.label for field in FIELDS}
 SWITCHES = {
     "started": "Since and Until look at the start of a mail only",
     "probes": "Also address verification probes",
+    "mailboxes": "Also what mailbox servers did with mail handed to them",
 }
 _KNOWN = {field.name for field in FIELDS} | set(SWITCHES) | {"zone", "number", "before", "skip"}
 
@@ -101,6 +102,7 @@ class Asked:
             zone=zone,
             started_only="started" in self.values,
             probes="probes" in self.values,
+            mailboxes="mailboxes" in self.values,
             labels=LABELS,
         )
 

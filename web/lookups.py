@@ -81,7 +81,7 @@ def find_traces(
 
 
 def _meant(reader: DocumentReader, text: str, now: datetime) -> list[bytes]:
-    query = parse_query({"term": text}, now=now, probes=True, labels={"term": "id"})
+    query = parse_query({"term": text}, now=now, probes=True, mailboxes=True, labels={"term": "id"})
     encoded = reader.newest(select(query), MOST_MEANT)
     documents = [orjson.loads(each) for each in encoded]
     mails = {mail_of(each) for each in meant(documents, text)}

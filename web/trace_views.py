@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from search.joins import NOTICE_KINDS
-from search.trace_text import how_long
+from search.trace_text import how_long, how_much_later
 from web.views import LINKS, MOST_NAMES, tone_of
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def kind_of(edge: Edge) -> str:
 def delay_of(edge: Edge) -> str:
     """Return how long after the hop before a hop began."""
     seconds = (edge.target.date_ms - edge.source.date_ms) / 1000
-    return f"+{how_long(seconds)}" if seconds >= 0 else f"−{how_long(-seconds)}"
+    return how_much_later(seconds, "−")
 
 
 def gone_of(missing: Missing) -> Gone:

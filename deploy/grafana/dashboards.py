@@ -171,7 +171,7 @@ _CLASSES: Json = {
     "type": "filters",
     "settings": {"filters": [{"query": query, "label": label} for label, query in DOMAIN_CLASSES.items()]},
 }
-_MAIL = "NOT kind:probe"
+_MAIL = "NOT kind:probe AND NOT kind:mailbox"
 _ATTEMPTS: Json = {"type": "nested", "field": "to", "settings": {}}
 _DELAYS: Json = {
     "id": "1",

@@ -87,6 +87,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="-d and -D look at the start only, not at all the time until the last update",
     )
     add("--probes", action="store_true", help="also address verification probes")
+    add("--mailboxes", action="store_true", help="also what mailbox servers did with mail handed to them")
     add_store(parser)
 
 
@@ -127,6 +128,7 @@ def query_of(args: argparse.Namespace) -> Query:
         now=datetime.now(UTC),
         started_only=args.started,
         probes=args.probes,
+        mailboxes=args.mailboxes,
     )
 
 

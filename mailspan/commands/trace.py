@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import orjson
@@ -50,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     Raises UsageError and StoreError.
     """
     query = query_of(args)
+    if query.term is not None:  # which may be known to a mailbox server only
+        query = replace(query, mailboxes=True)
     if all(getattr(args, name) is None for name in FLAGS):
         raise UsageError("which mail? give a queue id or message id, or flags as -f, -t and -d (see --help)")
     with open_reader(args.store, args.settings) as reader:
