@@ -281,8 +281,8 @@ def queries(seed: int, documents: Sequence[Document]) -> Iterator[tuple[random.R
 
 def selection_of(flags: Flags, modes: dict[str, bool]) -> Any:  # noqa: ANN401 - a Selection
     values = {name: flags.get(name) for name in FLAGS}
-    kinds = {name: modes[name] for name in ("probes", "mailboxes")}
-    return select(parse_query(values, now=NOW, zone=UTC, started_only=modes["started"], **kinds))
+    started, probes, mailboxes = (modes[name] for name in ("started", "probes", "mailboxes"))
+    return select(parse_query(values, now=NOW, zone=UTC, started_only=started, probes=probes, mailboxes=mailboxes))
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))])
