@@ -263,6 +263,34 @@ def test_a_fragment_and_its_pages_go_together() -> None:
     assert superfluous({each["id"]: each for each in (*pages, whole)}) == {each["id"] for each in pages}
 
 
+def test_a_fragment_with_a_filter_that_the_whole_mail_lacks_is_kept() -> None:
+    def row(verdict: str, date: str) -> dict[str, Any]:
+        return {
+            "filter": "rspamd",
+            "verdict": verdict,
+            "score": 1.5,
+            "required_score": 15.0,
+            "detail": "",
+            "date": date,
+        }
+
+    (fragment,) = fragments(1).values()
+    second = stamp(FIRST)
+    fragment["filters"] = [row("no action", second)]
+    whole = document(id="mx/4F1/1", host="mx", queue_id="4F1", updated=stamp(FIRST + 99), version=65536 * 9)
+    finer = second.replace(".000Z", ".451Z")
+    for filters, is_gone in (
+        ([], False),
+        ([row("reject", second)], False),
+        ([row("no action", stamp(FIRST + 1))], False),
+        ([row("reject", second), row("no action", finer)], True),
+    ):
+        known = {each["id"]: each for each in (fragment, {**whole, "filters": filters})}
+        assert superfluous(known) == ({fragment["id"]} if is_gone else set())
+    old = {name: value for name, value in whole.items() if name != "filters"}  # as an older mailspan wrote it
+    assert superfluous({each["id"]: each for each in (fragment, old)}) == set()
+
+
 def lines(queue_id: str, *stamps: str) -> bytes:
     return b"".join(
         f"{each} mx postfix/smtpd[1]: {queue_id}{at}: client=c.example.org[192.0.2.7]\n".encode()

@@ -260,3 +260,46 @@ def test_explain_says_what_filters_and_the_script_did(store: str) -> None:
     assert "Filter rspamd: reject, score 19.2 of 15: [LAB_REJECT(20.00){rejectme;}" in said
     said = mailspan("explain", "--store", store, "oMe3DeiuCmuGUAAAMzN6MA:R3").stdout.decode()
     assert "grace@example.com: delivered to mailbox Archive.2026" in said
+
+
+def searched(store: str, *arguments: str) -> list[Document]:
+    found = mailspan("search", "--store", store, "--json", "-r", "1000", *arguments)
+    return [json.loads(line) for line in found.stdout.splitlines()]
+
+
+def test_a_mail_that_dovecot_took_is_found_and_counted_once_unless_asked_for(store: str) -> None:
+    for asked in (
+        ("-t", "erin@example.com"),
+        ("erin@example.com",),
+        ("-d", "2026-11-01"),
+        ("-m", "full.1@client.example.org"),
+    ):
+        found = searched(store, *asked)
+        more = searched(store, "--mailboxes", *asked)
+        assert found
+        assert "mailbox" not in {each["kind"] for each in found}
+        assert {each["id"] for each in found} == {each["id"] for each in more if each["kind"] != "mailbox"}
+        assert len(more) > len(found)
+        for flags, wanted in (((), found), (("--mailboxes",), more)):
+            said = mailspan("search", "--store", store, "--count", *flags, *asked).stdout
+            assert int(said) == len(wanted)
+            said = mailspan("search", "--store", store, "--count", "--by", "kind", *flags, *asked).stdout
+            counted = Counter(each["kind"] for each in wanted)
+            assert sorted(line.split() for line in said.decode().splitlines()) == sorted(
+                [f"{number}", kind] for kind, number in counted.items()
+            )
+
+
+@pytest.mark.parametrize("session", ["oMe3DeiuCmuGUAAAMzN6MA:R3", "oMe3DeiuC/uGUAAAM/N6MA:R3"])
+def test_a_whole_session_is_found_without_a_flag(tmp_path: Path, session: str) -> None:
+    store, log = f"sqlite:///{tmp_path}/mail.db", tmp_path / "mail.log"
+    log.write_text("\n".join(lines_of("all")).replace("oMe3DeiuCmuGUAAAMzN6MA", session.partition(":")[0]) + "\n")
+    assert mailspan("index", "--store", store, "--zone", "UTC", str(log)).returncode == 0
+    (found,) = searched(store, session)
+    assert (found["queue_id"], found["kind"], found["mta"]) == (session, "mailbox", "dovecot")
+    for asked in ((f"{found['host']}/{session}",), (found["id"],), ("-i", session)):
+        assert [each["id"] for each in searched(store, *asked)] == [found["id"]], asked
+    assert b"Archive.2026" in mailspan("explain", "--store", store, found["id"]).stdout
+    trace = json.loads(mailspan("trace", "--json", "--store", store, found["id"]).stdout)
+    assert found["id"] in {node["id"] for node in trace["nodes"]}
+    assert not searched(store, session[:-3].partition("/")[0][:20])

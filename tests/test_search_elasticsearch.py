@@ -198,6 +198,8 @@ def test_the_command_prints_the_same_from_both_stores(node: Node, reader: Elasti
         ("--count", "--by", "relay"),
         ("--count", "--by", "day"),
         ("--subject", "köln", "--probes"),
+        ("--count", "--by", "kind", "--mailboxes"),
+        ("--count", "--by", "kind", "--probes"),
         ("-i", "none-has-this"),
     ):
         one, other = (

@@ -22,6 +22,7 @@ from sink.sqlite import open_for_writing
 from sink.sqlite_reader import SqliteReader
 from tests.search_documents import FIRST, Document, document, stamp
 from tests.trace_cases import BOB, CASES, FANNED, ROUNDS, all_of_them, from_client, given, hop, kept
+from web.trace_views import delay_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -378,6 +379,25 @@ def test_the_drawing_of_an_expansion(store: Path) -> None:
         "  delivered  team@example.com as dave@example.com, mx1/A2, 2026-11-23 08:00:02\n"
         "  expired  team@example.com as out@example.net, mx1/A3, 2026-11-23 08:15:00\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown", "on_the_page"),
+    [(-0.09, "-0.09 s", "−0.09 s"), (-0.004, "+0 s", "+0 s"), (0.09, "+0.09 s", "+0.09 s")],
+)
+def test_a_hop_that_seems_older_than_its_source_has_a_minus(
+    tmp_path: Path, seconds: float, shown: str, on_the_page: str
+) -> None:
+    with open_for_writing(tmp_path / "mail.db") as writer:
+        first = hop("mx1", "A1", 0.5, [given(BOB, "mx2", "B1", 1)], msgid="early@example.com")
+        writer.write(
+            [first, hop("mx2", "B1", 0.5 + seconds, [given(BOB, "local", None, 2)], msgid="early@example.com")]
+        )
+    with SqliteReader(tmp_path / "mail.db") as reader:
+        (trace,) = traces_of(reader, [orjson.dumps(first)], NOBODY)
+    (edge,) = trace.edges
+    assert f"  {shown}  mx2/B1" in trace_text(trace, Page(zone=UTC))
+    assert delay_of(edge) == on_the_page
 
 
 def test_a_narrow_terminal_cuts_lines_and_deep_branches(store: Path) -> None:
