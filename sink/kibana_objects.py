@@ -109,7 +109,7 @@ SEARCHES: tuple[Search, ...] = (
         "sender",
         "One sender",
         f"All mail of one envelope sender. Put the address in the place of {EXAMPLE}; upper and lower case are alike.",
-        f'from: "{EXAMPLE}" and not kind: mailbox',
+        f'from: "{EXAMPLE}"',
         _WHO,
     ),
     Search(

@@ -152,11 +152,14 @@ MEANINGS: dict[str, Callable[[Document], bool]] = {
     "kind: transaction and (deliveries: bounced* or deliveries: expired*)": lambda each: (
         is_mail(each) and bool({"bounced", "expired"} & last_outcomes(each))
     ),
-    "kind: rejection or outcomes: rejected": lambda each: (
-        each["kind"] == "rejection" or "rejected" in {delivery["outcome"] for delivery in each["to"]}
+    "kind: rejection or (outcomes: rejected and not kind: mailbox)": lambda each: (
+        each["kind"] == "rejection"
+        or (each["kind"] != "mailbox" and "rejected" in {delivery["outcome"] for delivery in each["to"]})
     ),
     f'from: "{EXAMPLE}"': lambda each: (each["from"] or "").lower() == EXAMPLE,
-    f'recipients: "{EXAMPLE}"': lambda each: EXAMPLE in people(each),
+    f'recipients: "{EXAMPLE}" and not kind: mailbox': lambda each: (
+        EXAMPLE in people(each) and each["kind"] != "mailbox"
+    ),
     # Of docs/kibana.md:
     "from: *@example.com": lambda each: (each["from"] or "").lower().endswith("@example.com"),
     'from: ""': lambda each: each["from"] == "",
@@ -183,6 +186,10 @@ OURS = [
     document(
         queue_id="4K0003", state="open", date=stamp(FIRST), **{"from": "x@example.com"}, outcome="deferred",
         to=[attempt("late@example.org", "deferred"), attempt("late@example.org", "relayed")],
+    ),
+    document(
+        queue_id="4K0004AAAAAAAAAAAAAAAA", state="closed", date=stamp(FIRST), kind="mailbox", mta="dovecot",
+        to=[attempt(EXAMPLE, "rejected"), attempt(EXAMPLE, "bounced")],
     ),
 ]  # fmt: skip
 DOCUMENTS = [

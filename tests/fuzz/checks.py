@@ -41,7 +41,7 @@ TIMED_LINES = 100
 BYTES_PER_CHARACTER, MOST_BYTES = 60, 8_000_000  # how much longer than its lines a document may be
 NAMES = [field.name for field in FIELDS]
 LONGEST_TERM = 300
-KINDS = {"transaction", "rejection", "probe"}
+KINDS = {"transaction", "rejection", "probe", "mailbox"}
 STAGES = {"connect", "helo", "auth", "mail", "rcpt", "data", "end_of_data"}
 CLOSED_BY = {"removed", "completed", "all_recipients_final", "rejected", "discarded", "deleted", "requeued"}
 MTAS = {"postfix", "sendmail", "exim", "opensmtpd", "dovecot"}
@@ -275,7 +275,7 @@ RULES: dict[str, Callable[[Document, int], bool]] = {
     "id": lambda page, _: 0 < len(page["id"]) <= MAX_ID_CHARACTERS,
     "page": _is_page,
     "mta": lambda page, _: page["mta"] in MTAS,
-    "kind": lambda page, _: page["kind"] in KINDS,
+    "kind": lambda page, _: page["kind"] in KINDS and (page["kind"] == "mailbox") == (page["mta"] == "dovecot"),
     "queue_id": lambda page, _: (page["kind"] == "rejection") == (page["queue_id"] is None),
     "outcome": lambda page, _: page["outcome"] in OUTCOMES and set(page["outcomes"]) <= set(OUTCOMES),
     "state": lambda page, _: page["state"] == ("open" if page["closed_by"] is None else "closed"),
