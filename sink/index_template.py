@@ -51,7 +51,7 @@ _BY_TYPE: dict[str, Mapped] = {
             "verdict": _KEYWORD,
             "score": _FLOAT,
             "required_score": _FLOAT,
-            "detail": {"type": "keyword", "index": False, "doc_values": False},
+            "detail": {**_KEYWORD, "index": False, "doc_values": False},
             "date": {"type": "date"},
         },
     },
