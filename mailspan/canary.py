@@ -20,10 +20,12 @@ CANARY_NAME = "mailspan-canary"
 """The name of the header."""
 CANARY_KEY = b"mailspan-canary"
 """The key, in both topics: no id is so, for want of a slash."""
-LONGEST_NAME = 100
+LONGEST_NAME, LONGEST_INPUT = 100, 16
+"""In characters, of the machine and of the input: with a partition they are an id, which may have 512 bytes."""
 _LAST_MS = 253_402_300_799_999  # the end of the year 9999
 _Moment = Annotated[int, msgspec.Meta(gt=0, le=_LAST_MS)]
 _Name = Annotated[str, msgspec.Meta(max_length=LONGEST_NAME)]
+_Input = Annotated[str, msgspec.Meta(max_length=LONGEST_INPUT)]
 
 
 class Canary(msgspec.Struct, frozen=True, array_like=True):
@@ -33,7 +35,7 @@ class Canary(msgspec.Struct, frozen=True, array_like=True):
     """When it was sent, in milliseconds since 1970 UTC, by the clock of the producer."""
     producer: _Name
     """The producer's machine."""
-    input: _Name
+    input: _Input
     """tail, journal, syslog or stdin."""
 
 

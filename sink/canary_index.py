@@ -8,6 +8,7 @@ own choice.
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 CANARY_DAYS = 3
 """So many days of canaries are kept, today among them: what they tell is told by their age, at once."""
 _SECONDS = 5.0
+_SLOW_SECONDS = 1.0
+_SHARE = 10
+"""After a slow request none is sent until canaries have had no more than one in so many seconds of the sink's time."""
 _TAKEN = frozenset({Verdict.INDEXED, Verdict.SUPERSEDED})
 _PROPERTIES = {
     "producer": {"type": "keyword"},
@@ -51,6 +55,11 @@ def canary_prefix(index_prefix: str) -> str:
     return f"canary.{index_prefix}"
 
 
+def identity_of(canary: Canary, partition: int) -> str:
+    """Return the id of a canary's document: at most 512 bytes, for one that `find_canary` has read."""
+    return f"{canary.producer}/{canary.input}/{partition}"
+
+
 def canary_mapping(*, has_wildcard: bool = False) -> dict[str, Any]:  # noqa: ARG001 - no field here needs it
     """Return the mapping of these indices."""
     return marked({"dynamic": False, "properties": _PROPERTIES})
@@ -65,7 +74,13 @@ class CanaryIndex:
     """Writes canaries. `epoch` is the wall clock; `report` is told, not too often, what is not taken."""
 
     def __init__(
-        self, server: Server, index_prefix: str, *, epoch: Callable[[], float], report: Callable[[str], None]
+        self,
+        server: Server,
+        index_prefix: str,
+        *,
+        epoch: Callable[[], float],
+        report: Callable[[str], None],
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self.dropped = 0
         """How many were not taken."""
@@ -73,6 +88,8 @@ class CanaryIndex:
         self._prefix = canary_prefix(index_prefix)
         self._indices = canary_indices(server, index_prefix)
         self._epoch = epoch
+        self._steady = steady
+        self._rests_until = -math.inf
         self._begun: frozenset[str] = frozenset()  # names that the template was looked at for
         self._faults = Repeats("a canary is not indexed", "canaries are not indexed", report)
 
@@ -106,8 +123,9 @@ class CanaryIndex:
             "sent": _shown(sent),
             "written": _shown(now),
         }
-        identity = f"{canary.producer}/{canary.input}/{partition}"
-        return Item(index_of(self._prefix, _shown(sent)), identity, canary.sent_ms, orjson.dumps(body))
+        return Item(
+            index_of(self._prefix, _shown(sent)), identity_of(canary, partition), canary.sent_ms, orjson.dumps(body)
+        )
 
     def _is_kept(self, item: Item, first: date, last: date) -> bool:
         day = day_of(self._prefix, item.into)
@@ -117,7 +135,22 @@ class CanaryIndex:
         return False
 
     def _send(self, items: Sequence[Item]) -> dict[str, Verdict]:
-        """Send once; return the verdicts by id, of none where the request as a whole failed."""
+        """Send once, unless a slow answer was just waited for; return the verdicts by id, of none where there are none.
+
+        A hung index of canaries would else take some seconds of each batch of mail.
+        """
+        begun = self._steady()
+        if begun < self._rests_until:
+            self._note(f"Elasticsearch at {self._server.shown} is too slow with canaries; trying again soon")
+            return {}
+        try:
+            return self._send_now(items)
+        finally:
+            seconds = self._steady() - begun
+            if seconds >= _SLOW_SECONDS:
+                self._rests_until = begun + seconds * _SHARE
+
+    def _send_now(self, items: Sequence[Item]) -> dict[str, Verdict]:
         try:
             fault = self._fault_of_template(frozenset(item.into for item in items))
             if fault is not None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mailspan.canary import Canary
+from mailspan.canary import CANARY_NAME, LONGEST_INPUT, Canary, encode_canary, find_canary
 from mailspan.settings import Settings
-from sink.canary_index import CANARY_DAYS, CanaryIndex, canary_mapping, canary_prefix
+from sink.canary_index import CANARY_DAYS, CanaryIndex, canary_mapping, canary_prefix, identity_of
 from sink.elasticsearch import Server
 from sink.elasticsearch_settings import connection_of
 from sink.index_template import Wanted, template
@@ -116,6 +116,37 @@ def test_the_template_is_looked_at_again_once_nobody_answered() -> None:
             for _ in range(2):
                 assert index.write([(3, canary())]) == [False]
     assert sum(path.startswith("/_index_template/") for path in asked) == 2
+
+
+def test_a_hung_index_of_canaries_has_a_small_share_of_the_time_of_mail() -> None:
+    """It answers nothing for as long as it may; there are canaries in each batch, and each batch would wait."""
+    said: list[str] = []
+    now, waited = 1000.0, 0.0
+
+    def reply(request: Asked) -> Reply:
+        nonlocal now, waited
+        if request.method == "GET":
+            return good_template()
+        now, waited = now + 5, waited + 5
+        return None
+
+    with scripted_http(reply) as url, Server(connection_of(Settings(elasticsearch_url=url))) as server:
+        index = CanaryIndex(server, "mail", epoch=lambda: NOW, report=said.append, steady=lambda: now)
+        begun = now
+        for _ in range(200):
+            assert index.write([(3, canary())]) == [False]
+            now += 1
+        assert 5 < waited <= (now - begun) / 10 + 5
+    assert index.dropped == 200
+
+
+def test_no_id_is_longer_than_elasticsearch_takes() -> None:
+    """It refuses the whole request for one id of more than 512 bytes: one forged canary would drop those beside it."""
+    widest = Canary(1, "\N{GRINNING FACE}" * 100, "\N{GRINNING FACE}" * 100)
+    for name in (widest, Canary(1, widest.producer, widest.input[:LONGEST_INPUT])):
+        found = find_canary([(CANARY_NAME, encode_canary(name))])
+        assert found is None or len(identity_of(found, (1 << 31) - 1).encode()) <= 512
+    assert found is not None
 
 
 def test_nobody_there() -> None:
