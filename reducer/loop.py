@@ -161,6 +161,7 @@ class Loop:
         if header is None and not value and (canary := find_canary(headers_of_record(message))) is not None:
             if self._dirty_since is None:
                 self._dirty_since = time.monotonic()
+            self._records += 1
             partition.pass_on(canary, offset)
             return
         if header is None:

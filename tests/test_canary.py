@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import orjson
 import pytest
+from confluent_kafka import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from mailspan.wire import Reading, encode_header, encode_reading
 from producers.canaries import Canaries, stride_of
 from producers.tail import Clock
 from reducer.figures import Figures
+from reducer.loop import Loop
 from reducer.partition import META, Meta, Options, Partition
 from sink.audit import DayAudit
 from sink.kafka_topic import TopicRecord
@@ -312,3 +314,15 @@ def test_a_reducer_is_as_far_as_the_canary_that_it_settled() -> None:
     assert ("mailspan_canary_age_seconds", ("reduce",)) not in {
         (each.name, each.labels) for each in figures.show({}, 0, 0, lambda _number: 99)
     }
+
+
+def test_canaries_count_among_the_records_that_a_commit_may_have() -> None:
+    """After an outage there may be millions in a row: a transaction of all that is read in a second may never end."""
+    nobody = {"bootstrap.servers": "127.0.0.1:9"}
+    loop = Loop(nobody, "mail", "one", OPTIONS, commit_seconds=1, report=print, epoch=float)
+    loop._partitions[0] = Partition(OPTIONS, 0, 6)  # noqa: SLF001 - as if it had been assigned
+    for offset in range(100):
+        loop._apply(Message("mail.raw", 0, offset, CANARY_KEY, b"", list(HEADERS), None, (1, SENT_MS)))  # noqa: SLF001
+    assert len(loop._partitions[0].output(urgent_only=True).canaries) == 100  # noqa: SLF001
+    assert loop._records == 100  # noqa: SLF001
+    loop._kafka.close()  # noqa: SLF001

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC
+import random
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -212,3 +213,28 @@ def test_what_is_stored_is_deleted_though_its_queue_id_came_and_went_again() -> 
     feed(assembler, [at(90, FROM, 1), *(at(95, line) for line in POSTFIX), at(190, FROM, 2)])
     assert commit(assembler, state) == ["4A1B2C3D4E"]
     assert "transaction:mx1/4A1B2C3D4E" not in state
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_stored_state_is_what_is_kept_after_each_commit(seed: int) -> None:
+    """However IDs come, go and come again around commits, packings and restarts: no key too many, and none missing."""
+    chance = random.Random(seed)  # noqa: S311 - reproducible
+    parser = Parser(TimeSettings(1_780_000_000, year=2026, zone=UTC), "mx1")
+    assembler, state, second, told = Assembler(incremental=True, most_unpacked=3), dict[str, bytes](), 0, 0
+    for _ in range(250):
+        second += chance.choice((0, 0, 1, 20, 70, 70, 3700, 90_000 * (chance.random() < 0.1)))
+        name = f"4A1B2C3D{chance.randrange(4):02d}"
+        lines = (*(line.replace("4A1B2C3D4E", name) for line in POSTFIX), FROM, SENT, LATER)
+        stamp = datetime.fromtimestamp(1_770_000_000 + second, UTC).strftime("%b %e %H:%M:%S")
+        line = chance.choice(lines).format(n=chance.randrange(4), to=chance.randrange(2), count=1)
+        record = parser.parse(f"{stamp} mx1 {line}")
+        assert isinstance(record, Record)
+        assembler.apply(record)
+        if chance.random() < 0.3:
+            told += len(commit(assembler, state))
+            kept = {f"transaction:mx1/{each.queue_id}" for each in assembler.remaining()}
+            assert {key for key in state if key.startswith("transaction:")} == kept
+            if chance.random() < 0.2:
+                assembler = Assembler(incremental=True, most_unpacked=3)
+                assembler.restore(state)
+    assert told

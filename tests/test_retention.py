@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 from contextlib import closing
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import orjson
@@ -175,3 +176,48 @@ def test_no_store_and_too_many_days(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not so many days"):
         delete_old(tmp_path / "mail.db", 999_999, today=TODAY, is_dry_run=False)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_counts_and_subjects_are_those_of_a_store_that_never_had_the_rest(seed: int, tmp_path: Path) -> None:
+    """After replacements by other kinds, days, senders and subjects, withdrawals, fragments, pages and retention."""
+    chance = random.Random(seed)  # noqa: S311 - reproducible
+    path = tmp_path / "mail.db"
+    every = all_documents(seed + 1)[-820:]
+    names = [f"mx1.example.com/{number:06X}" for number in range(40)]
+    names += [f"{name}{end}" for name in names[:20] for end in ("#1", "~1795420800")]
+    with open_for_writing(path) as writer:
+        for version in range(1, 25):
+            some = [
+                {
+                    **each,
+                    "id": name,
+                    "version": version + chance.randrange(3),
+                    "page_count": chance.choice((1, 1, 1, 3)),
+                }
+                for name, each in zip(chance.sample(names, 30), chance.sample(every, 30), strict=True)
+            ]
+            writer.commit(some, withdrawn=chance.sample(names, 3))
+            if version % 8 == 0:
+                delete_before(path, date(2026, 11, 23) + timedelta(days=version))
+    with closing(sqlite3.connect(path)) as connection:
+        left = [orjson.loads(each) for (each,) in connection.execute("SELECT document FROM documents")]
+    assert len(left) > 5
+    fresh = tmp_path / "fresh.db"
+    with open_for_writing(fresh) as writer:
+        for each in left:
+            writer.write([each])
+    assert aside(path) == aside(fresh)
+
+
+def aside(path: Path) -> list[object]:
+    """Return what a store keeps beside its documents: counts, subjects and facets."""
+    with closing(sqlite3.connect(path)) as connection:
+        return [
+            sorted(connection.execute(f"SELECT {rows}").fetchall(), key=repr)
+            for rows in (
+                "* FROM counts",
+                "d.id, s.subject FROM subjects AS s LEFT JOIN documents AS d ON d.place = s.place",
+                "d.id, f.class, f.sender, f.relay FROM facets AS f LEFT JOIN documents AS d ON d.place = f.place",
+            )
+        ]
