@@ -39,6 +39,16 @@ class _Attempt(TypedDict):
     relay_ip: NotRequired[str | None]
 
 
+class _Filter(TypedDict):
+    """What the sink itself looks at in an entry of `filters`."""
+
+    filter: str
+    verdict: str | None
+    score: float | None
+    detail: str | None
+    date: str
+
+
 _TYPES: dict[str, Any] = {
     "string": str,
     "time": _Time,
@@ -47,7 +57,7 @@ _TYPES: dict[str, Any] = {
     "array of strings": list[str],
     "array of deliveries": list[_Attempt],
     "array of {kind, queue_id, host}": list[dict[str, str | None]],
-    "array of {filter, verdict, score, required_score, detail, date}": list[dict[str, str | float | None]],
+    "array of {filter, verdict, score, required_score, detail, date}": list[_Filter],
 }
 _ALWAYS = frozenset({"id", "host", "mta", "date", "updated", "to", "version"})
 """What every document has; fields that its writer did not know yet are as if empty."""

@@ -69,6 +69,8 @@ def test_what_is_no_document_holds_no_other_up() -> None:
         ({"to": [1]}, "Expected `object`"),
         ({"to": [{"recipient": 7, "date": "", "status": ""}]}, "Expected `str | null`"),
         ({"to": [{"recipient": "bob"}]}, "missing required field"),
+        ({"filters": [{}]}, "missing required field"),
+        ({"filters": [{"filter": "a", "verdict": "b", "score": 1, "detail": None, "date": 7}]}, "Expected `str`"),
         ({"recipients": "bob"}, "Expected `array`"),
         ({"client_forged": "yes"}, "Expected `bool | null`"),
     ],
