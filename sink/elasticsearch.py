@@ -50,7 +50,10 @@ class _Json(elasticsearch.JsonSerializer):
         try:
             return orjson.loads(data)
         except ValueError:
-            return super().json_loads(data)
+            try:
+                return super().json_loads(data)
+            except RecursionError:
+                raise ValueError("it is nested too deeply") from None
 
 
 class NoAnswerError(MailspanError):

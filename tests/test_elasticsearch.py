@@ -93,6 +93,8 @@ def test_one_that_hangs_is_given_up(node: Node) -> None:
         ),
         (503, b"", "cannot be asked to be asked now (503"),
         (200, b"{no json", "what answers speaks no JSON"),
+        (200, b'{"a":"\xff"}', "what answers speaks no JSON"),
+        (200, b"[" * 100_000, "what answers speaks no JSON"),
     ],
 )
 def test_what_is_no_elasticsearch_of_ours_is_told(status: int, body: bytes, expected: str) -> None:
