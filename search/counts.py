@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from search.times import in_zone
 from sink.store import COUNTED
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def count_by(
 def _count_by_date(buckets: dict[int, int], form: str, zone: tzinfo | None) -> list[tuple[str, int]]:
     counts: dict[str, int] = {}
     for bucket_ms in sorted(buckets, reverse=True):
-        local = datetime.fromtimestamp(bucket_ms / 1000, UTC).astimezone(zone)
+        local = in_zone(datetime.fromtimestamp(bucket_ms / 1000, UTC), zone)
         name = local.strftime(form)
         counts[name] = counts.get(name, 0) + buckets[bucket_ms]
     return list(counts.items())

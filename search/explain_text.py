@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mailspan.deliveries import FIRST_ATTEMPTS, LAST_ATTEMPTS
 from mailspan.terminal import sanitise
 from search.filters import filter_text
+from search.times import in_zone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -235,7 +236,7 @@ def _ordinal(number: int) -> str:
 
 
 def _time(stamp: str, zone: tzinfo | None) -> str:
-    return datetime.fromisoformat(stamp).astimezone(zone).strftime("%Y-%m-%d at %H:%M:%S")
+    return in_zone(datetime.fromisoformat(stamp), zone).strftime("%Y-%m-%d at %H:%M:%S")
 
 
 def _cut(status: str) -> str:

@@ -19,7 +19,7 @@ import orjson
 from mailspan.terminal import sanitise, sanitise_json
 from search.filters import filter_text
 from search.select import QUEUE_LIFETIME_MS
-from search.times import milliseconds
+from search.times import in_zone, milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -197,4 +197,4 @@ def _colour(outcome: str | None, layout: Layout) -> str:
 
 
 def _local_time(stamp: str, layout: Layout) -> str:
-    return datetime.fromisoformat(stamp).astimezone(layout.zone).strftime("%Y-%m-%d %H:%M:%S")
+    return in_zone(datetime.fromisoformat(stamp), layout.zone).strftime("%Y-%m-%d %H:%M:%S")

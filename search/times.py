@@ -7,7 +7,7 @@ without a zone are the reader's local time. What is given back is always an inst
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 
 from mailspan.errors import UsageError
@@ -45,6 +45,14 @@ def parse_time(flag: str, text: str, *, now: datetime, zone: tzinfo | None, is_e
 def milliseconds(stamp: str) -> int:
     """Return a document's RFC 3339 stamp in milliseconds since 1970 UTC."""
     return round(datetime.fromisoformat(stamp).timestamp() * 1000)
+
+
+def in_zone(moment: datetime, zone: tzinfo | None) -> datetime:
+    """Return an instant in the reader's zone, None the machine's; in UTC where that is past the last year there is."""
+    try:
+        return moment.astimezone(zone)
+    except OverflowError:
+        return moment.astimezone(UTC)
 
 
 def _instant(text: str, now: datetime, zone: tzinfo | None, *, is_end: bool) -> datetime | None:

@@ -15,6 +15,7 @@ from mailspan.terminal import sanitise
 from search.filters import filter_text, is_harmless
 from search.joins import NOTICE_KINDS
 from search.output import colour_of, coloured
+from search.times import in_zone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -267,7 +268,7 @@ def _number(count: int, noun: str) -> str:
 
 
 def _local(ms: int, page: Page) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC).astimezone(page.zone)
+    return in_zone(datetime.fromtimestamp(ms / 1000, UTC), page.zone)
 
 
 def _date(ms: int, page: Page) -> str:

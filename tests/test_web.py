@@ -473,6 +473,26 @@ def test_a_missing_store_is_a_sentence(page: Page, tmp_path: Path) -> None:
     assert page.told[0].startswith(f"no mail at {tmp_path}")
 
 
+@pytest.mark.parametrize("path", ["/", "/transaction", "/trace", "/explain"])
+def test_the_last_day_there_is_has_no_other_zone(tmp_path: Path, path: str) -> None:
+    last = "9999-12-31T23:59:59.000Z"
+    page = page_over(
+        write(tmp_path / "mail.db", [{**document(queue_id="Z9"), "date": last, "updated": last}]), tmp_path
+    )
+    answer = page.get(f"{path}?{'term' if path == '/' else 'id'}=Z9&zone=Asia/Tokyo")
+    assert answer.status_code == 200
+    assert "9999-12-31" in answer.text
+
+
+def test_a_page_that_cannot_be_made_is_written_down_as_that(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_arguments: object) -> None:
+        raise KeyError("inside")
+
+    monkeypatch.setattr("web.views.Clock.both", broken)
+    assert page.get("/?host=mx8").status_code == 500
+    assert [(each["status"], each["found"]) for each in page.audited()] == [(500, None)]
+
+
 def over_elasticsearch(page: Page, url: str, **changes: object) -> Page:
     store = ElasticsearchStore(connection_of(Settings(), url), "mail", MOST_LOOKUPS)
     return page.with_changes(store=store, **changes)

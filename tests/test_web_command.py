@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -24,7 +24,7 @@ from tests.search_documents import attempt, document
 from tests.test_search_elasticsearch import put
 from tests.trace_cases import CASES
 from tests.web_page import hostile_documents, page_over, served, write
-from web.app import MOST_LOOKUPS
+from web.app import MOST_LOOKUPS, WAIT_SECONDS
 from web.stores import ElasticsearchStore
 
 if TYPE_CHECKING:
@@ -118,6 +118,45 @@ def test_who_connects_and_says_nothing_holds_nobody_up(behind: Served) -> None:
     finally:
         for each in silent:
             each.close()
+
+
+@pytest.mark.parametrize("request_", [b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])
+def test_who_asks_byte_by_byte_is_cut_off(tmp_path: Path, request_: bytes) -> None:
+    store = write(tmp_path / "mail.db", [document()])
+    with served(f"sqlite:///{store}", tmp_path, 1.0) as page:
+        host, _, port = urlsplit(page.url).netloc.partition(":")
+        with socket.create_connection((host, int(port)), timeout=0.1) as slow:
+            slow.sendall(request_)
+            assert wait_until(lambda: _is_closed_after(slow, b"x"), 10.0)
+
+
+def _is_closed_after(connection: socket.socket, more: bytes) -> bool:
+    try:
+        connection.sendall(more)
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def test_slow_look_ups_hold_up_none_that_look_up_nothing(tmp_path: Path) -> None:
+    goes_on = threading.Event()
+
+    def reply(asked: Asked) -> Reply:
+        if asked.path != "/":
+            goes_on.wait(30)
+        return 200, {"version": {"number": "7.17.29"}}
+
+    with scripted_http(reply) as url, served(url, tmp_path) as page, ExitStack() as connections:
+        host, _, port = urlsplit(page.url).netloc.partition(":")
+        for _ in range(60):
+            each = connections.enter_context(socket.create_connection((host, int(port))))
+            each.sendall(b"GET /?to=a@b HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        started = time.monotonic()
+        assert get(page.url, "/style.css")[0] == 200
+        assert time.monotonic() - started < WAIT_SECONDS - 1
+        goes_on.set()
 
 
 def test_metrics_name_pages_and_nothing_that_was_asked(behind: Served) -> None:

@@ -95,13 +95,20 @@ def all_hostile_at_once() -> list[Document]:
 
 
 @contextmanager
-def served(store: str, folder: Path, **settings: str) -> Iterator[Served]:
-    """Run `mailspan web` over a store, with its audit log in `folder`, and end it; its errors are in a file there."""
+def served(store: str, folder: Path, client_seconds: float = 60.0, /, **settings: str) -> Iterator[Served]:
+    """Run `mailspan web` over a store, with its audit log in `folder`, and end it; its errors are in a file there.
+
+    `client_seconds`: what a client may take for a question.
+    """
+    start = (
+        "import sys, mailspan.commands.web as web; from mailspan.__main__ import main;"
+        f" web._CLIENT_SECONDS = {client_seconds}; sys.exit(main())"
+    )
     given = {"WEB_ADDRESS": "127.0.0.1:0", "WEB_AUDIT_LOG": str(folder / "audit.jsonl"), "WEB_ZONE": "UTC", **settings}
     errors = folder / "errors"
     with errors.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mailspan", "web", "--store", store], stderr=out, env=environment(given)
+            [sys.executable, "-c", start, "web", "--store", store], stderr=out, env=environment(given)
         )
     try:
         assert wait_until(lambda: b"the page is at" in errors.read_bytes() or process.poll() is not None, 60.0)

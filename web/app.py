@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,7 +29,7 @@ from web.trace_views import traced
 from web.views import Clock, row_of, transaction_of, url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import tzinfo
     from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -43,11 +44,13 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 20.0
 """What a store has not answered by then is given up."""
 MOST_LOOKUPS = 8
-"""So many at once: others wait, for WAIT_SECONDS, and pages that look up nothing never do."""
+"""So many at once: MOST_WAITING others wait, for WAIT_SECONDS, and pages that look up nothing never do."""
+MOST_WAITING = 24
 WAIT_SECONDS = 5.0
 LONGEST_QUERY = 8000
 """Bytes of a query string."""
 _MOST_FIELDS = 40
+_CROWDED = "Too many others are looking things up just now; try again in a moment."
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -141,6 +144,7 @@ class App:
     def __init__(self, around: Surroundings) -> None:
         self._around = around
         self._places = threading.BoundedSemaphore(MOST_LOOKUPS)
+        self._queue = threading.BoundedSemaphore(MOST_LOOKUPS + MOST_WAITING)
         self._lookups: dict[str, tuple[str, Callable[[DocumentReader, _Question], _Page]]] = {
             "/": ("search", self._search),
             "/transaction": ("transaction", self._transaction),
@@ -211,6 +215,7 @@ class App:
         started = time.monotonic()
         try:
             page = self._found(find, question)
+            answer = self._html(page.template, page.values, page.status)
         except UsageError as error:
             self._log({**entry, "status": 400, "found": None}, started)
             return self._bad_form(asked, str(error)) if asked is not None else self._error(400, str(error))
@@ -219,7 +224,7 @@ class App:
             self._log({**entry, "status": status, "found": None}, started)
             raise
         self._log({**entry, "status": page.status, "found": page.found}, started)
-        return self._html(page.template, page.values, page.status)
+        return answer
 
     def _log(self, entry: Mapping[str, object], started: float) -> None:
         try:
@@ -230,9 +235,25 @@ class App:
 
     def _found(self, find: Callable[[DocumentReader, _Question], _Page], question: _Question) -> _Page:
         """Look up, with one of the places that there are and a deadline. Raises _AnswerError and UsageError."""
-        if not self._places.acquire(timeout=self._around.wait_seconds):
-            raise _AnswerError(503, "Too many others are looking things up just now; try again in a moment.")
-        deadline = time.monotonic() + self._around.answer_seconds
+        with self._place():
+            return self._read(find, question, time.monotonic() + self._around.answer_seconds)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Hold one of the places. Raises _AnswerError where none gets free, or too many wait for one already."""
+        if not self._queue.acquire(blocking=False):
+            raise _AnswerError(503, _CROWDED)
+        try:
+            if not self._places.acquire(timeout=self._around.wait_seconds):
+                raise _AnswerError(503, _CROWDED)
+            try:
+                yield
+            finally:
+                self._places.release()
+        finally:
+            self._queue.release()
+
+    def _read(self, find: Callable[[DocumentReader, _Question], _Page], question: _Question, deadline: float) -> _Page:
         try:
             with self._around.store.reader(deadline) as reader:
                 page = find(reader, question)
@@ -248,8 +269,6 @@ class App:
             if isinstance(error, StoreError):
                 raise _AnswerError(502, "The store of mail cannot be read; the operator's log says why.") from None
             raise _AnswerError(503, "The store of mail does not answer now; try again in a moment.") from None
-        finally:
-            self._places.release()
 
     def _question(self, values: Mapping[str, str]) -> _Question:
         zone_asked = values.get("zone", "")

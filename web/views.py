@@ -14,7 +14,7 @@ from mailspan.document import FIELDS
 from search.explain import NOTES
 from search.output import mail_of
 from search.select import QUEUE_LIFETIME_MS
-from search.times import milliseconds
+from search.times import in_zone, milliseconds
 from search.trace_text import how_long
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Clock:
         return self._local(ms).strftime("%Y-%m-%d %H:%M:%S")
 
     def _local(self, ms: int) -> datetime:
-        return datetime.fromtimestamp(ms / 1000, UTC).astimezone(self.zone)
+        return in_zone(datetime.fromtimestamp(ms / 1000, UTC), self.zone)
 
 
 def stamp(ms: int) -> str:

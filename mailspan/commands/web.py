@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from mailspan.terminal import sanitise
 from sink.elasticsearch_settings import connection_of, is_elasticsearch
 from sink.sqlite_schema import path_of_store
 from web.access import Access, is_loopback, read_networks
-from web.app import LONGEST_QUERY, MOST_LOOKUPS, App, Surroundings
+from web.app import LONGEST_QUERY, MOST_LOOKUPS, MOST_WAITING, App, Surroundings
 from web.audit_log import AuditLog
 from web.figures import STAGE, WebFigures
 from web.pages import Pages
@@ -35,7 +36,8 @@ from web.stores import ElasticsearchStore, SqliteStore
 if TYPE_CHECKING:
     import argparse
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from wsgiref.types import StartResponse, WSGIEnvironment
 
     from mailspan.commands.serving import Served
     from mailspan.settings import Settings
@@ -47,10 +49,37 @@ DESCRIPTION = (
 )
 
 _TURN_SECONDS = 0.25
-_MORE_THREADS = 4
+_MORE_THREADS = MOST_WAITING + 4
 _CONNECTIONS = 200
 _SILENT_SECONDS = 30
+_CLIENT_SECONDS = 60.0
+"""What a client may take to fetch an answer and to ask the next question, however slowly the bytes come."""
 _HEADER_BYTES = LONGEST_QUERY + 16_384
+
+
+class _Turns:
+    """The application, and since when it is each client's turn: to fetch an answer and to ask the next question."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._since: dict[tuple[str, str], float] = {}  # by address and port
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request, in a thread of the server."""
+        answer = self._app(environ, start_response)
+        self._since[environ["REMOTE_ADDR"], environ["REMOTE_PORT"]] = time.monotonic()
+        return answer
+
+    def cut_off_late(self, sockets: Mapping[int, wasyncore.dispatcher]) -> None:
+        """Have the loop close, at its next turn, the connections of clients that take longer than they may."""
+        now = time.monotonic()
+        channels = {(each.addr[0], str(each.addr[1])): each for each in _channels(sockets)}
+        for client in set(self._since).difference(channels):
+            del self._since[client]
+        for client, channel in channels.items():
+            since = self._since.setdefault(client, now)
+            if not channel.requests and now - since > _CLIENT_SECONDS:
+                channel.will_close = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -129,8 +158,9 @@ def _serve(app: App, listener: socket.socket, stop: Stop, served: Served) -> Non
     logging.getLogger("waitress").addHandler(logging.NullHandler())
     logging.getLogger("waitress").propagate = False
     sockets: dict[int, wasyncore.dispatcher] = {}
+    turns = _Turns(app)
     server = create_server(
-        app,
+        turns,
         map=sockets,
         sockets=[listener],
         threads=MOST_LOOKUPS + _MORE_THREADS,
@@ -144,6 +174,7 @@ def _serve(app: App, listener: socket.socket, stop: Stop, served: Served) -> Non
     )
     while not stop.is_set:
         wasyncore.loop(_TURN_SECONDS, use_poll=True, map=sockets, count=1)
+        turns.cut_off_late(sockets)
         served.turn()
     wasyncore.dispatcher.close(server)  # the listener alone: its own close() would also cut off the answers
     while _has_answers(sockets) and stop.seconds(1.0) > 0:
@@ -154,8 +185,11 @@ def _serve(app: App, listener: socket.socket, stop: Stop, served: Served) -> Non
 
 def _has_answers(sockets: Mapping[int, wasyncore.dispatcher]) -> bool:
     """Say whether an answer is being made or sent."""
-    channels = [each for each in sockets.values() if isinstance(each, HTTPChannel)]
-    return any(each.requests or each.total_outbufs_len for each in channels)
+    return any(each.requests or each.total_outbufs_len for each in _channels(sockets))
+
+
+def _channels(sockets: Mapping[int, wasyncore.dispatcher]) -> list[HTTPChannel]:
+    return [each for each in sockets.values() if isinstance(each, HTTPChannel)]
 
 
 def _shown(host: str, port: int) -> str:
