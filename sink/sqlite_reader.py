@@ -52,10 +52,10 @@ class SqliteReader:
     gaps: Sequence[str] = ()
     faults: Sequence[str] = ()
 
-    def __init__(self, path: Path) -> None:
-        """Open the database at `path`; raises StoreError where it is missing or is none of ours."""
+    def __init__(self, path: Path, *, wait_seconds: float = 60.0) -> None:
+        """Open the database at `path`; raises StoreError where it is missing, none of ours, or locked for so long."""
         self._path = path
-        self._connection = connect_for_reading(path)
+        self._connection = connect_for_reading(path, wait_seconds)
 
     def __enter__(self) -> Self:
         """Return the reader itself."""

@@ -149,10 +149,13 @@ def connect_for_writing(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def connect_for_reading(path: Path) -> sqlite3.Connection:
-    """Open the database at `path` for reading; it never waits for a writer. Raises StoreError."""
+def connect_for_reading(path: Path, wait_seconds: float = 60.0) -> sqlite3.Connection:
+    """Open the database at `path` for reading; it never waits for a writer of ours. Raises StoreError.
+
+    `wait_seconds`: for another program that has locked all of it.
+    """
     with failures(path, "open"):
-        connection = _open_reader(path)
+        connection = _open_reader(path, wait_seconds)
         try:
             if _is_new(connection, path):
                 raise StoreError(_nothing_at(path))  # noqa: TRY301 - the connection is closed below
@@ -178,11 +181,11 @@ def failures(path: Path, doing: str) -> Iterator[None]:
         raise StoreError(f"cannot {doing} the database {path}: {error.strerror or error}") from error
 
 
-def _open_reader(path: Path) -> sqlite3.Connection:
+def _open_reader(path: Path, wait_seconds: float) -> sqlite3.Connection:
     if not path.exists():
         raise StoreError(_nothing_at(path))
     uri = path.absolute().as_uri()
-    connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None, timeout=60)
+    connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None, timeout=wait_seconds)
     try:
         connection.execute("PRAGMA user_version").fetchone()
     except sqlite3.OperationalError:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import resource
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -443,6 +446,20 @@ def test_a_log_is_not_written_through_a_symbolic_link(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_a_log_that_a_reader_has_locked_is_given_up(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("web.audit_log.LOCK_SECONDS", 0.3)
+    page.log.touch()
+    with page.log.open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        found: list[int] = []
+        asking = threading.Thread(target=lambda: found.append(page.get("/?to=a@b").status_code), daemon=True)
+        asking.start()
+        asking.join(10)
+        assert found == [503]
+    assert "another one has locked it" in page.told[0]
+    assert page.get("/?to=a@b").status_code == 200
+
+
 def test_lines_of_many_threads_stay_whole(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "audit.jsonl")
 
@@ -491,6 +508,19 @@ def test_a_page_that_cannot_be_made_is_written_down_as_that(page: Page, monkeypa
     monkeypatch.setattr("web.views.Clock.both", broken)
     assert page.get("/?host=mx8").status_code == 500
     assert [(each["status"], each["found"]) for each in page.audited()] == [(500, None)]
+
+
+def test_a_store_that_another_program_has_locked_is_given_up(tmp_path: Path) -> None:
+    path = write(tmp_path / "mail.db", [document()])
+    page = page_over(path, tmp_path).with_changes(answer_seconds=0.5)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        started = time.monotonic()
+        assert page.get("/?to=bob@example.net").status_code == 503
+        assert time.monotonic() - started < 10
+    assert "another program holds it" in page.told[0]
+    assert [each["status"] for each in page.audited()] == [503]
 
 
 def over_elasticsearch(page: Page, url: str, **changes: object) -> Page:

@@ -7,9 +7,11 @@ opened anew for each line, so it may be renamed at any time (logrotate without c
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import orjson
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MODE = 0o640
+_TURN_SECONDS = 0.02
+LOCK_SECONDS = 5.0
+"""What another one holds for so long is not waited for."""
 
 
 class AuditError(MailspanError):
@@ -45,14 +50,19 @@ class AuditLog:
     def write(self, entry: Mapping[str, object]) -> None:
         """Append one line; return when it is safe. Blocks for the disk. Raises AuditError."""
         line = sanitise_json(orjson.dumps(entry).decode()).encode() + b"\n"
+        deadline = time.monotonic() + LOCK_SECONDS
         try:
-            with self._lock:
+            if not self._lock.acquire(timeout=LOCK_SECONDS):
+                raise _held()
+            try:
                 descriptor = self._open()
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)  # another process may write to the same file
+                    _hold(descriptor, deadline)
                     _append(descriptor, line)
                 finally:
                     os.close(descriptor)
+            finally:
+                self._lock.release()
         except OSError as error:
             raise self._fault(error) from None
 
@@ -65,6 +75,23 @@ class AuditLog:
             f"the audit log {self._path} cannot be written ({error.strerror or error}): nobody is answered until it"
             " can; see MAILSPAN_WEB_AUDIT_LOG"
         )
+
+
+def _hold(descriptor: int, deadline: float) -> None:
+    """Lock the file, for another process may write to it. Whoever may read it can hold it, too: so not for ever."""
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise _held() from None
+            time.sleep(_TURN_SECONDS)
+        else:
+            return
+
+
+def _held() -> OSError:
+    return OSError(errno.EAGAIN, f"another one has locked it for {LOCK_SECONDS:g} seconds")
 
 
 def _append(descriptor: int, line: bytes) -> None:

@@ -7,6 +7,7 @@ request that may be under way. It is made when it is first needed, so that a pag
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -44,7 +45,7 @@ class SqliteStore:
     @contextmanager
     def reader(self, deadline: float) -> Iterator[DocumentReader]:
         """Open it for one request."""
-        with SqliteReader(self._path) as reader:
+        with SqliteReader(self._path, wait_seconds=max(0.0, deadline - time.monotonic())) as reader:
             reader.end_at(deadline)
             yield reader
 
