@@ -143,7 +143,9 @@ def explain(pages: Sequence[Document], *, now_ms: int) -> Explanation:
     """
     pages = [{**EMPTY, **page} for page in pages]
     document = pages[0]
-    stories = tuple(_stories(document, [{**_NOT_SAID, **attempt} for page in pages for attempt in page["to"]]))
+    stories = tuple(
+        _stories(document, [{**_NOT_SAID, **attempt} for page in pages for attempt in page.get("to") or ()])
+    )
     links = {tuple(sorted(each.items())): each for page in pages for each in page["links"]}
     return Explanation(
         id=document["id"],

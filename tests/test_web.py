@@ -490,6 +490,12 @@ def test_a_missing_store_is_a_sentence(page: Page, tmp_path: Path) -> None:
     assert page.told[0].startswith(f"no mail at {tmp_path}")
 
 
+def test_a_mail_without_a_list_of_attempts_is_shown(tmp_path: Path) -> None:
+    bare = {name: value for name, value in document(queue_id="M1").items() if name != "to"}
+    page = page_over(write(tmp_path / "mail.db", [bare]), tmp_path)
+    assert [page.get(at(path, "M1")).status_code for path in ("/transaction", "/trace", "/explain")] == [200] * 3
+
+
 @pytest.mark.parametrize("path", ["/", "/transaction", "/trace", "/explain"])
 def test_the_last_day_there_is_has_no_other_zone(tmp_path: Path, path: str) -> None:
     last = "9999-12-31T23:59:59.000Z"
