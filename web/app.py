@@ -322,12 +322,12 @@ class App:
 
     def _several(self, mails: Sequence[Sequence[Document]], question: _Question, path: str) -> _Page:
         rows = [row_of(pages, _now_ms(question)) for pages in mails]
-        values = {**self._base(question), "rows": rows, "path": path, "asked_id": question.id}
+        values = {**self._base(question), "rows": rows, "number": len(rows), "path": path, "asked_id": question.id}
         return _Page("several", values, len(rows), 200 if rows else 404)
 
     def _several_traces(self, traces: Sequence[Trace], question: _Question) -> _Page:
         found = [traced(each, question.clock) for each in traces]
-        values = {**self._base(question), "traces": found, "asked_id": question.id}
+        values = {**self._base(question), "traces": found, "number": len(found), "asked_id": question.id}
         return _Page("traces", values, len(found), 200 if found else 404)
 
     def _form(self, asked: Asked, question: _Question) -> dict[str, Any]:

@@ -45,6 +45,13 @@ def _back(plant: Plant, began: float, *seen: str) -> Way:
     return Way([line.removeprefix("mailspan: ") for line in seen], seconds)
 
 
+def _leave_lines_unread(plant: Plant) -> None:
+    """Stop the reducer, and have lines in mail.raw that it has not read."""
+    plant.stop([plant.reducer])
+    plant.more()
+    wait_until(lambda: all(_is_at_end(plant, host) for host in plant.hosts))
+
+
 def state_topic_lost(plant: Plant) -> Way:
     """mail.open-transactions is deleted while mail is open and the reducer runs."""
     plant.delete_topics("open-transactions")
@@ -97,9 +104,7 @@ def documents_topic_lost(plant: Plant) -> Way:
 
 def raw_topic_lost(plant: Plant) -> Way:
     """mail.raw is deleted with lines that no reducer had read, and the producers run."""
-    plant.stop([plant.reducer])
-    plant.more()
-    wait_until(lambda: all(_is_at_end(plant, host) for host in plant.hosts))
+    _leave_lines_unread(plant)
     plant.delete_topics("raw")
     plant.more()
     seen = plant.wait_said(plant.producers[0], "sending failed")
@@ -115,9 +120,7 @@ def raw_topic_lost(plant: Plant) -> Way:
 
 def gap_read(plant: Plant) -> Way:
     """Kafka deletes lines before the reducer has read them; it goes on behind the gap, then the logs are read again."""
-    plant.stop([plant.reducer])
-    plant.more()
-    wait_until(lambda: all(_is_at_end(plant, host) for host in plant.hosts))
+    _leave_lines_unread(plant)
     places = [TopicPartition(f"{plant.prefix}.raw", number) for number in range(PARTITIONS)]
     latest = plant.admin.list_offsets(dict.fromkeys(places, _END))
     ends = [TopicPartition(place.topic, place.partition, found.result().offset) for place, found in latest.items()]
