@@ -296,14 +296,14 @@ class App:
             raise _AnswerError(400, "page: expected a number.")
         mails = find_meant(reader, question.id, question.now)
         if len(mails) != 1:
-            return self._several(mails, question, "/transaction")
+            return self._several(mails, question)
         found = transaction_of(mails[0], int(number), _now_ms(question))
         return _Page("transaction", {**self._base(question), "found": found, "mail": found.row}, 1)
 
     def _explain(self, reader: DocumentReader, question: _Question) -> _Page:
         mails = find_meant(reader, question.id, question.now)
         if len(mails) != 1:
-            return self._several(mails, question, "/explain")
+            return self._several(mails, question)
         explanation = explain(mails[0], now_ms=_now_ms(question))
         lines = list(explain_lines(explanation, question.clock.zone))
         mail = row_of(mails[0], _now_ms(question))
@@ -320,9 +320,9 @@ class App:
         values["mail"] = row_of(mails[0] if mails else [traces[0].nodes[0].document], _now_ms(question))
         return _Page("trace", values, 1, gaps=gaps)
 
-    def _several(self, mails: Sequence[Sequence[Document]], question: _Question, path: str) -> _Page:
+    def _several(self, mails: Sequence[Sequence[Document]], question: _Question) -> _Page:
         rows = [row_of(pages, _now_ms(question)) for pages in mails]
-        values = {**self._base(question), "rows": rows, "number": len(rows), "path": path, "asked_id": question.id}
+        values = {**self._base(question), "rows": rows, "number": len(rows), "asked_id": question.id}
         return _Page("several", values, len(rows), 200 if rows else 404)
 
     def _several_traces(self, traces: Sequence[Trace], question: _Question) -> _Page:
