@@ -228,6 +228,29 @@ def test_the_newest_of_each_is_kept_where_no_search_of_mails_sees_it(
     assert (search.status, search.output) == (1, "")
 
 
+def test_without_rights_on_canaries_mail_still_has_its_retention(capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[str] = []
+
+    def reply(request: Asked) -> Reply:
+        asked.append(f"{request.method} {request.path}")
+        if request.path == "/":
+            return 200, {"version": {"number": "8.19.3"}}
+        if request.path.startswith("/_resolve/index/canary."):
+            return 403, {"error": {"type": "security_exception", "reason": "unauthorized"}}
+        if request.path.startswith("/_resolve/index/"):
+            return 200, {"indices": [{"name": "mail-transactions-2001.02.03", "attributes": ["open"]}]}
+        return 200, {"count": 7, "_shards": {"failed": 0}}
+
+    with scripted_http(reply) as url:
+        done = mailspan_here(capsys, "retention", "--store", url)
+    assert done.status == 3
+    assert any(each.startswith("DELETE /mail-transactions-2001.02.03") for each in asked)
+    assert "deleted 1 indices of 7 documents" in done.output
+    (line,) = done.errors.splitlines()
+    assert line.startswith("mailspan: mail is done, its canaries are not: Elasticsearch at ")
+    assert "gives no right to list indices" in line
+
+
 @pytest.mark.slow
 def test_retention_deletes_old_days_of_canaries_and_no_mail(
     place: tuple[Node, str, dict[str, str]], capsys: pytest.CaptureFixture[str]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -10,7 +12,9 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from tests.running import ROOT, mailspan
+from mailspan.canary import CANARY_NAME, Canary, encode_canary, find_canary
+from mailspan.commands.host_name import own_name
+from tests.running import ROOT, mailspan, mailspan_here
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,6 +93,10 @@ def test_the_stats_balance_and_nothing_with_an_id_is_unparsed() -> None:
         (("search", "-h"), 2, "--help"),
         (("search", "--store", "sqlite:////nonexistent/mail.db", "-i", "B6D781149FE"), 3, "mailspan index"),
         (("traces", "B6D781149FE"), 2, "no such command"),
+        (("search", ""), 2, "TERM '': expected a value"),
+        (("trace", ""), 2, "ID '': expected a value"),
+        (("explain", " "), 2, "ID ' ': expected a value"),
+        (("parse", "--log-host", "caf\udce9", "x"), 2, "--log-host 'caf\\udce9': expected UTF-8"),
     ],
 )
 def test_mistakes_get_one_clear_line(arguments: tuple[str, ...], status: int, said: str) -> None:
@@ -96,6 +104,20 @@ def test_mistakes_get_one_clear_line(arguments: tuple[str, ...], status: int, sa
     assert done.returncode == status
     assert said in done.stderr.decode()
     assert len(done.stderr.decode().splitlines()) == 1
+
+
+def test_a_machine_may_have_a_name_that_is_no_utf8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: os.fsdecode(b"caf\xe9"))
+    log = tmp_path / "mainlog"
+    log.write_text(
+        "2026-11-23 10:00:00 1xVOtL-00001x-06 <= a@example.com H=x [192.0.2.1] P=esmtp S=3 id=x@example.com\n"
+    )
+    done = mailspan_here(capsys, "parse", "--zone", "UTC", str(log))
+    assert (done.status, orjson.loads(done.output)["host"]) == (0, "caf\ufffd")
+    canary = Canary(1, own_name(), "tail")
+    assert find_canary([(CANARY_NAME, encode_canary(canary))]) == canary
 
 
 def test_a_missing_file_does_not_stop_the_others() -> None:

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises UsageError and StoreError.
     """
-    query = parse_query({"term": args.term}, now=datetime.now(UTC), probes=True, mailboxes=True)
+    query = parse_query({"term": args.term}, now=datetime.now(UTC), probes=True, mailboxes=True, labels={"term": "ID"})
     with open_reader(args.store, args.settings) as reader:
         found = [orjson.loads(each) for each in reader.newest(select(query), _MOST_LISTED)]
         mails = [list(pages) for _, pages in groupby(meant(found, args.term), key=mail_of)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import sys
 import time
 from collections import Counter
@@ -13,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+from mailspan.commands.host_name import log_host
 from mailspan.errors import UsageError
 from mailspan.event_time import TimeSettings, offset_seconds
 from mailspan.inputs import Inputs, ReadSettings
@@ -92,7 +92,7 @@ def _read_settings(args: argparse.Namespace) -> ReadSettings:
     return ReadSettings(
         time_settings=partial(TimeSettings, year=year, zone=zone, host_zones=host_zones),
         now=int(time.time()),
-        default_host=args.log_host or socket.gethostname(),
+        default_host=log_host(args.log_host),
         host_aliases=dict(args.settings.host_aliases),
     )
 

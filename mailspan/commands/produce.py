@@ -7,13 +7,13 @@ interrupted half-way.
 
 from __future__ import annotations
 
-import socket
 import sys
 import time
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from mailspan.commands import produce_journal, produce_syslog
+from mailspan.commands.host_name import log_host, own_name
 from mailspan.commands.logs import EXIT_DONE, EXIT_FILE_FAILED, read_zone
 from mailspan.commands.machine import state_folder, zone_name
 from mailspan.commands.producing import END_SECONDS, IDLE_SECONDS, TOLD_SECONDS, Surroundings, say
@@ -66,8 +66,7 @@ def run(args: argparse.Namespace) -> int:
     zone = zone_name() if args.zone is None else args.zone
     if args.zone is not None:
         read_zone(args.zone)
-    own = socket.gethostname()
-    host = args.log_host or own
+    own, host = own_name(), log_host(args.log_host)
     stop = Stop(
         f"told to stop, and Kafka at {args.settings.kafka_bootstrap_servers} held the producer up; ended without its"
         " answer. What has not arrived is read again at the next start where the input can be"
@@ -131,7 +130,7 @@ def _run_tail(tail: Tail, around: Surroundings, *, once: bool) -> int:
 
 
 def _run_stdin(around: Surroundings, host: str, zone: str) -> int:
-    generation, observer = token_hex(8), socket.gethostname()
+    generation, observer = token_hex(8), own_name()
 
     def reading() -> Reading:
         now = int(time.time())

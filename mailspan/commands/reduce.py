@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
 import sys
 import time
 from typing import TYPE_CHECKING
 
+from mailspan.commands.host_name import own_name
 from mailspan.commands.logs import read_zone, read_zones
 from mailspan.commands.serving import serving
 from mailspan.commands.stopping import Stop
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         loop = Loop(
             client_config(settings),
             settings.topic_prefix,
-            settings.instance or socket.gethostname(),
+            settings.instance or own_name(),
             options,
             commit_seconds=settings.commit_interval_seconds,
             report=_say,

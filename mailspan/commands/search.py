@@ -119,8 +119,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--follow", action="store_true", help="go on: print what comes into the store, until interrupted")
 
 
-def query_of(args: argparse.Namespace) -> Query:
-    """Return the query that the flags of `add_flags`, and a TERM, ask for. Raises UsageError."""
+def query_of(args: argparse.Namespace, *, term: str = "TERM") -> Query:
+    """Return the query that the flags of `add_flags`, and a TERM, ask for; `term` is its name. Raises UsageError."""
     if args.host == _NO_HOST:
         raise UsageError("-h needs the name of a host, as in -h smtp; for help use --help")
     return parse_query(
@@ -129,6 +129,7 @@ def query_of(args: argparse.Namespace) -> Query:
         started_only=args.started,
         probes=args.probes,
         mailboxes=args.mailboxes,
+        labels={"term": term},
     )
 
 

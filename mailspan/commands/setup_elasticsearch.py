@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from mailspan.errors import MailspanError, StoreError
 from sink.canary_index import CANARY_DAYS, canary_indices
 from sink.daily_indices import DailyIndices
 from sink.elasticsearch import Server
@@ -49,7 +50,10 @@ def delete_before(settings: Settings, store: str, first_kept: date, days: int, *
         done = "would delete" if is_dry_run else "deleted"
         kept = f"and keep {days} days" if is_dry_run else f"{days} days are kept"
         print(f"{done} {len(old)} indices of {documents} documents of days before {first_kept}; {kept}")
-        _delete_canaries(server, settings.index_prefix, is_dry_run=is_dry_run)
+        try:
+            _delete_canaries(server, settings.index_prefix, is_dry_run=is_dry_run)
+        except MailspanError as error:
+            raise StoreError(f"mail is done, its canaries are not: {error}") from None
     return 0
 
 

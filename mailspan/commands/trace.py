@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises UsageError and StoreError.
     """
-    query = query_of(args)
+    query = query_of(args, term="ID")
     if query.term is not None:  # which may be known to a mailbox server only
         query = replace(query, mailboxes=True)
     if all(getattr(args, name) is None for name in FLAGS):
