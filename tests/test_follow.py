@@ -8,6 +8,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,6 +111,31 @@ def test_it_goes_on_as_a_file_grows_and_ends_with_a_commit(bench: Bench, number:
     assert bench.stored() == bench.parse(log)
     assert follower.said == ""
     assert f" from {len(lines) + len(last)} new lines into {bench.database}\n" in follower.output
+
+
+SIGNALLED_AGAIN_AND_AGAIN = """
+import os, signal, threading, time
+from mailspan.commands.follow import Stop
+
+stop, ends_at = Stop(), time.monotonic() + 1
+
+def signal_it():
+    while time.monotonic() < ends_at:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.0005)
+
+threading.Thread(target=signal_it).start()
+while time.monotonic() < ends_at:
+    stop.wait(0)
+assert stop
+"""
+
+
+def test_a_signal_may_come_at_any_moment_of_a_rest() -> None:
+    """A handler that waited for a lock of the rest that it interrupts would wait for ever."""
+    command = [sys.executable, "-c", SIGNALLED_AGAIN_AND_AGAIN]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def by_rename(log: Path) -> None:

@@ -6,8 +6,9 @@ signal ends the command in an orderly way: what was read is committed, and the e
 
 from __future__ import annotations
 
+import select
 import signal
-import threading
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -23,23 +24,30 @@ _LAST_SECONDS = 2.0  # for what was written before the signal
 
 
 class Stop:
-    """Set by SIGTERM and SIGINT, from its creation on."""
+    """Set by SIGTERM and SIGINT, from its creation on.
+
+    The handler takes no lock: it runs in the midst of whatever the main thread does, and that may hold the same one
+    (threading.Event has one). A wait ends by the byte that the interpreter's own handler writes.
+    """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._is_set = False
+        self._woken, self._wakes = socket.socketpair()
+        self._wakes.setblocking(False)
+        signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._set)
 
     def __bool__(self) -> bool:
         """Whether a signal came."""
-        return self._event.is_set()
+        return self._is_set
 
     def wait(self, seconds: float) -> None:
-        """Return after so many seconds, or when a signal comes."""
-        self._event.wait(seconds)
+        """Return after so many seconds, or when a signal comes or came."""
+        select.select([self._woken], [], [], seconds)
 
     def _set(self, _signal: int, _frame: FrameType | None) -> None:
-        self._event.set()
+        self._is_set = True
 
 
 def follow(following: Following, stop: Stop, apply: Callable[[Taken], bool], commit: Callable[[], None]) -> None:
