@@ -74,7 +74,7 @@ types: .venv/.dev ## mypy, strict
 accept: .venv/.dev ## rewrite the golden expectations; review the diff
 	@$(BIN)/python -m tests.golden --accept
 
-docs: .venv/.dev ## rewrite what in docs and deploy/k8s is made from other files
+docs: dashboards ## rewrite what in docs and deploy/k8s is made from other files
 	@$(BIN)/python -m tests.metrics_page
 	@$(BIN)/python -m tests.manifests
 	@$(BIN)/python -m tests.kubernetes_flows
