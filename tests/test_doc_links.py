@@ -63,5 +63,7 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 def test_a_link_that_leads_nowhere_is_found() -> None:
-    text = "[a](README.md) [b](gone.md) [c](README.md#quick-start) [d](README.md#gone) [e](#gone) [f](https://x.test/#y)"
+    text = (
+        "[a](README.md) [b](gone.md) [c](README.md#quick-start) [d](README.md#gone) [e](#gone) [f](https://x.test/#y)"
+    )
     assert broken_links("README.md", text) == ["gone.md", "README.md#gone", "#gone"]
