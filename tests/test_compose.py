@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ TEXT = FILE.read_text(encoding="utf-8")
 PROMETHEUS = ROOT / "deploy" / "prometheus" / "prometheus.yml"
 DATA_SOURCE = ROOT / "deploy" / "grafana" / "provisioning" / "datasources" / "prometheus.yml"
 IMAGE = ROOT / "Dockerfile"
+IGNORED = ROOT / ".dockerignore"
 DOCS = ROOT / "docs" / "compose.md"
 
 PLANTED = {
@@ -136,6 +138,19 @@ def test_prometheus_scrapes_the_stages_and_grafana_asks_prometheus() -> None:
 def test_the_image_is_the_dockerfiles() -> None:
     base = load(TEXT)["services"]["setup"]["build"]["args"]["BASE_IMAGE"]
     assert f"ARG BASE_IMAGE={base}\n" in IMAGE.read_text(encoding="utf-8")
+
+
+def test_the_image_holds_every_package_and_its_build_is_given_what_it_copies() -> None:
+    copied = {
+        source.rstrip("/")
+        for line in IMAGE.read_text(encoding="utf-8").splitlines()
+        if line.startswith("COPY ") and "--from=" not in line
+        for source in line.split()[1:-1]
+    }
+    given = {line[1:] for line in IGNORED.read_text(encoding="utf-8").splitlines() if line.startswith("!")}
+    assert given - {"requirements"} == copied  # a folder must be named before a file in it
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    assert {name.rstrip("*") for name in packages["find"]["include"]} <= copied
 
 
 def test_each_variable_of_the_caller_is_documented() -> None:
