@@ -129,6 +129,9 @@ def check_what_is_in_it() -> None:
     )
     counts = found.split()
     hold("all its modules are compiled", found, is_so=len(counts) == 2 and counts[0] == counts[1] != "0")
+    found = inside("cd /opt/mailspan/lib/python3*/site-packages/web && ls templates static")
+    named = {path.name for folder in ("templates", "static") for path in (ROOT / "web" / folder).iterdir()}
+    hold("the page's templates and its style are in it", found, is_so=bool(named) and named <= set(found.split()))
 
 
 class Pipeline:
