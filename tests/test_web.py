@@ -305,6 +305,18 @@ def test_long_texts_are_cut_in_headings_and_whole_among_the_fields(page: Page) -
     assert "x" * 301 not in page.get(f"/?host=evil{number}").text
 
 
+def test_what_filters_said_is_shown_where_they_said_something(tmp_path: Path) -> None:
+    said = [
+        {"filter": "rspamd", "verdict": "add header", "score": 7.5},
+        {"filter": "opendkim", "verdict": "pass", "detail": "d=example.com"},
+    ]
+    mails = [document(queue_id="F1", filters=said), document(queue_id="F2", filters=[])]
+    page = page_over(write(tmp_path / "mail.db", mails), tmp_path)
+    shown, silent = (page.get(at("/transaction", name)).text for name in ("F1", "F2"))
+    assert "filter rspamd, verdict add header, score 7.5; filter opendkim, verdict pass, detail d=example.com" in shown
+    assert ("Filters" in shown, "Filters" in silent) == (True, False)
+
+
 def test_a_fan_out_to_thousands_is_bounded(tmp_path: Path) -> None:
     case = CASES["fan_out"]
     page = page_over(write(tmp_path / "mail.db", case.documents[:700]), tmp_path)

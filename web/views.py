@@ -231,7 +231,7 @@ def _facts(document: Document, now_ms: int) -> Iterator[Fact]:
     names = [field.name for field in FIELDS]
     for name in (*names, *sorted(set(document) - set(names))):
         value = document.get(name)
-        if name in _OF_DELIVERIES or name == "version" or value is None:
+        if name in _OF_DELIVERIES or name == "version" or value is None or value == []:
             continue
         if name == "page" or (name == "page_count" and value == 1):
             continue
@@ -252,7 +252,7 @@ def _plain(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {_plain(each)}" for name, each in value.items() if each is not None)
     if isinstance(value, list):
-        return ", ".join(_plain(each) for each in value)
+        return "; ".join(_plain(each) for each in value)
     return "(empty)" if value == "" else str(value)
 
 
