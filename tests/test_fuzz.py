@@ -14,7 +14,16 @@ from reducer import host
 from reducer.assembler import Assembler
 from tests.facts import CORPUS
 from tests.fuzz.__main__ import check, failure_of, main, make_smaller
-from tests.fuzz.checks import Broken, as_stored, check_lines, check_transaction, faults_of, in_parts, new_parser
+from tests.fuzz.checks import (
+    Broken,
+    as_stored,
+    check_lines,
+    check_transaction,
+    faults_of,
+    in_parts,
+    new_parser,
+    told_again,
+)
 from tests.fuzz.lines import BLOCK_LINES, Source, encode
 from tests.running import mailspan
 
@@ -127,6 +136,22 @@ def test_a_failure_is_made_small_and_can_be_checked_again(tmp_path: Path, capsys
 def test_what_a_store_holds_is_the_fuller_document() -> None:
     records = [result for result in map(new_parser().parse, LINES) if isinstance(result, Record)]
     assert in_parts(records, random.Random(1)) == as_stored([transaction()])  # noqa: S311  reproducible
+
+
+def test_what_is_told_again_after_it_was_forgotten_is_known() -> None:
+    removed = "Nov 23 07:55:16 edge1 postfix/qmgr[90]: B24E2114A87: removed"
+    later = "Nov 23 07:56:41 edge1 postfix/qmgr[90]: AC690114A4A: removed"
+    born = "Nov 23 07:55:16 edge1 postfix/cleanup[105]: B24E2114A87: message-id=<a@example.com>"
+    found = []
+    for lines in ((removed, later, removed, born), (removed, later, born), (removed, removed, born, later)):
+        assembler = Assembler()
+        for result in map(new_parser().parse, lines):
+            assert isinstance(result, Record)
+            assembler.apply(result)
+        found.append(told_again([*assembler.forgotten(), *assembler.remaining()]))
+    (identity,) = found[0]
+    assert identity.startswith("edge1/B24E2114A87~")
+    assert found[1:] == [set(), set()]
 
 
 @pytest.mark.parametrize("name", ["edge1.mail.log", "osm.mail.log"])
