@@ -25,7 +25,7 @@ FOR_TESTS = ("tests", "bench", "samples", "docs", "requirements")
 FILES_FOR_TESTS = ("pyproject.toml", "Makefile", "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
 MODULES = (
     *(f"mailspan/{name}.py" for name in ("address", "reply", "queue_id", "event_time")),
-    *(f"mailspan/{name}.py" for name in ("document", "deliveries", "recipients")),
+    *(f"mailspan/{name}.py" for name in ("document", "roll_ups", "links", "deliveries", "recipients")),
     *(f"mailspan/grammar/{name}.py" for name in ("__init__", "kind", "syslog", "postfix_read", "sendmail_read")),
     *(f"mailspan/grammar/{name}.py" for name in ("exim_read", "exim_fields", "exim_lines")),
     *(f"mailspan/grammar/{name}.py" for name in ("opensmtpd", "opensmtpd_read")),

@@ -1,8 +1,8 @@
 """Documents: what a transaction's facts mean, as the one JSON object that is indexed, searched and printed.
 
 Pure, and order-free: a document is a function of the set of the transaction's lines. FIELDS is the contract's table:
-name, type, meaning and default of every field, in order. The rows of `to` are made in deliveries.py. A transaction with
-more than 500 recipients is several pages.
+name, type, meaning and default of every field, in order. The rows of `to` are made in deliveries.py, the flat lists
+beside them in roll_ups.py, the other transactions that it names in links.py. Over 500 recipients are several pages.
 """
 
 from __future__ import annotations
@@ -17,31 +17,29 @@ from mailspan.deliveries import (
     OUTCOMES,
     RANK,
     Row,
-    delivery,
     instant,
     is_attempt,
-    row_order,
     rows_of,
     time_text,
     whole_refusal,
 )
 from mailspan.event import Client
 from mailspan.filtering import is_unborn
-from mailspan.filtering import links as links_of_filters
 from mailspan.filtering import rows as rows_of_filters
 from mailspan.grammar import REVISION
+from mailspan.links import all_links, links_of_rows
 from mailspan.queue_id import TIME_OF
-from mailspan.recipients import dropped_of_groups, is_bare
+from mailspan.recipients import dropped_of_groups
 from mailspan.record import Stamp
+from mailspan.roll_ups import NOTHING_DROPPED, PAGED, of_recipients, of_refusal
 from mailspan.transaction import Dropped, LineKey, Transaction, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from mailspan.event import Refused
 
 Document = dict[str, Any]
-Link = dict[str, str | None]
 
 PAGE_RECIPIENTS = 500
 MAX_ID_CHARACTERS = 128
@@ -120,10 +118,7 @@ FIELDS: tuple[Field, ...] = (
 
 
 _PROBES = ("deliverable ", "undeliverable ")
-_FAILED = ("bounced", "expired")
-_PAGED = ("to", "links", "recipients", "recipient_domains", "relays", "outcomes", "dsns", "deliveries")
 _NO_CLIENT = Client("")
-_NOTHING_DROPPED: Mapping[str, Dropped] = {}
 
 
 def documents(transaction: Transaction) -> list[Document]:
@@ -142,7 +137,7 @@ def documents(transaction: Transaction) -> list[Document]:
             page = _document(transaction, by_recipient, shown)
             page["page_count"] = page_count
         else:
-            page = {**pages[0], **dict(zip(_PAGED, _of_recipients(transaction.host, shown, dropped), strict=True))}
+            page = {**pages[0], **dict(zip(PAGED, of_recipients(transaction.host, shown, dropped), strict=True))}
             page["id"], page["page"] = f"{page['id']}#{number}", number
         pages.append(page)
     return pages
@@ -178,16 +173,16 @@ def _document(transaction: Transaction, by_recipient: dict[str, list[Row]], show
     original = original or _NO_CLIENT
     controlling_user, is_probe, notes = _of_attempts(transaction)
     to, links, recipients, domains, relays, outcomes, dsns, deliveries = (
-        _of_recipients(transaction.host, shown, _dropped(transaction, by_recipient))
+        of_recipients(transaction.host, shown, _dropped(transaction, by_recipient))
         if shown or not rejection
-        else _of_refusal(transaction)
+        else of_refusal(transaction)
     )
     if shown is not by_recipient:  # the first of several pages: it has the links of the whole mail
         every = by_recipient.values()
         ends = [row for rows in every for row in (*rows[:FIRST_ATTEMPTS], *rows[FIRST_ATTEMPTS:][-LAST_ATTEMPTS:])]
-        links = _links_of_rows(transaction.host, ends)
+        links = links_of_rows(transaction.host, ends)
     if transaction.links or transaction.notices or transaction.filters:
-        links = _all_links(transaction, by_recipient, links)
+        links = all_links(transaction, by_recipient, links)
     message_id = transaction.message_id
     return {
         "id": _identity(transaction, birth, known),
@@ -251,7 +246,7 @@ def _dropped(transaction: Transaction, by_recipient: dict[str, list[Row]]) -> Ma
     """Return what is known of the attempts that are not kept, by the names of `by_recipient`."""
     dropped = transaction.dropped
     if dropped is None:
-        return _NOTHING_DROPPED
+        return NOTHING_DROPPED
     return dropped if transaction.mta != "exim" else dropped_of_groups(by_recipient, dropped)
 
 
@@ -287,163 +282,6 @@ def _of_attempts(transaction: Transaction) -> tuple[str | None, bool, list[str]]
         if not attempt.recipients and "recipients not logged" not in notes:
             notes.append("recipients not logged")
     return user, is_probe, notes
-
-
-def _links_of_rows(host: str, rows: Sequence[Row]) -> list[Link]:
-    """Return where the mail went next by the rows that are shown."""
-    found: dict[tuple[str, str, str | None], None] = {}
-    for row in rows:
-        attempt = row.attempt
-        if attempt is not None and attempt.next_queue_id is not None:
-            if attempt.outcome == "expanded":
-                found["forwarded_as", attempt.next_queue_id, host] = None
-            else:
-                found["next", attempt.next_queue_id, attempt.relay] = None
-    links: list[Link] = [{"kind": kind, "queue_id": queue_id, "host": on} for kind, queue_id, on in found]
-    if len(links) > 1:
-        links.sort(key=_link_order)
-    return links
-
-
-def _all_links(transaction: Transaction, by_recipient: dict[str, list[Row]], links: list[Link]) -> list[Link]:
-    """Add what other lines than those of the attempts link the mail with."""
-    own: list[Link] = [
-        {"kind": kind, "queue_id": queue_id, "host": host} for kind, queue_id, host in transaction.links or ()
-    ]
-    if transaction.notices:
-        own += _kinds_of_notices(transaction, transaction.notices, by_recipient)
-    own += [
-        {"kind": kind, "queue_id": queue_id, "host": host} for kind, queue_id, host in links_of_filters(transaction)
-    ]
-    found = {_link_order(link): link for link in (*own, *links)}
-    return [found[key] for key in sorted(found)]
-
-
-def _kinds_of_notices(
-    transaction: Transaction, notices: list[tuple[LineKey, str]], by_recipient: dict[str, list[Row]]
-) -> list[Link]:
-    """Exim logs a bounce and a notice of delay alike: it is one of delay where nothing had failed by its second."""
-    failed = [row.stamp.second for rows in by_recipient.values() for row in rows if row.outcome in _FAILED]
-    first = min(failed, default=None)
-    return [
-        {
-            "kind": "delay_notice" if first is None or first > transaction.lines[key].second else "bounce",
-            "queue_id": queue_id,
-            "host": transaction.host,
-        }
-        for key, queue_id in notices
-    ]
-
-
-def _link_order(link: Link) -> tuple[str, str, str]:
-    return link["kind"] or "", link["queue_id"] or "", link["host"] or ""
-
-
-class _Names:
-    """The names of a document's roll-ups, each once, in the order in which they are met."""
-
-    def __init__(self) -> None:
-        self.recipients: dict[str, None] = {}
-        self.relays: dict[str, None] = {}
-        self.outcomes: dict[str, None] = {}
-        self.dsns: dict[str, None] = {}
-
-    def add(self, row: Row) -> None:
-        self.outcomes[row.outcome] = None
-        self.recipients[row.recipient.casefold()] = None
-        if row.original is not None:
-            self.recipients[row.original.casefold()] = None
-        attempt = row.attempt
-        if row.refusal is not None:
-            if row.refusal.dsn is not None:
-                self.dsns[row.refusal.dsn] = None
-        elif attempt is not None:
-            if attempt.relay is not None:
-                self.relays[attempt.relay] = None
-            if attempt.dsn is not None:
-                self.dsns[attempt.dsn] = None
-
-    def add_middle(self, rows: Sequence[Row], dropped: Dropped) -> None:
-        """Add what is not shown in the order of the names: it is the same whether rows were dropped or not."""
-        middle = _Names()
-        for row in rows:
-            middle.add(row)
-        self.recipients.update(dict.fromkeys(sorted({*middle.recipients, *map(str.casefold, dropped.originals)})))
-        self.relays.update(dict.fromkeys(sorted({*middle.relays, *dropped.relays})))
-        self.outcomes.update(dict.fromkeys(sorted({*middle.outcomes, *dropped.outcomes})))
-        self.dsns.update(dict.fromkeys(sorted({*middle.dsns, *dropped.dsns})))
-
-
-def _of_recipients(
-    host: str, by_recipient: dict[str, list[Row]], dropped: Mapping[str, Dropped] = _NOTHING_DROPPED
-) -> tuple[list[Any], ...]:
-    """Return `to` and the roll-ups of the given recipients, in the order of _PAGED."""
-    if len(by_recipient) == 1 and not dropped:
-        ((name, rows),) = by_recipient.items()
-        if len(rows) == 1:
-            return _of_row(host, name, rows[0])
-    names = _Names()
-    deliveries: dict[str, None] = {}
-    shown: list[Row] = []
-    for name, rows in by_recipient.items():
-        folded = rows[-1].recipient.casefold()
-        names.recipients[folded] = None
-        deliveries[f"{rows[-1].outcome} {folded}"] = None
-        original = rows[-1].original
-        if original is not None and is_bare(name):  # it is looked for by whom the mail was for
-            deliveries[f"{rows[-1].outcome} {original.casefold()}"] = None
-        if len(rows) > FIRST_ATTEMPTS + LAST_ATTEMPTS or name in dropped:
-            first, last = rows[:FIRST_ATTEMPTS], rows[-LAST_ATTEMPTS:]
-            for row in first:
-                names.add(row)
-            names.add_middle(rows[FIRST_ATTEMPTS:-LAST_ATTEMPTS], dropped.get(name, Dropped()))
-            for row in last:
-                names.add(row)
-            shown += first + last
-        else:
-            for row in rows:
-                names.add(row)
-            shown += rows
-    if len(shown) > 1:
-        shown.sort(key=row_order)
-    domains = dict.fromkeys([address.rpartition("@")[2] for address in names.recipients if "@" in address])
-    return (
-        [delivery(row) for row in shown],
-        _links_of_rows(host, shown),
-        list(names.recipients),
-        list(domains),
-        list(names.relays),
-        list(names.outcomes),
-        list(names.dsns),
-        list(deliveries),
-    )
-
-
-def _of_row(host: str, name: str, row: Row) -> tuple[list[Any], ...]:
-    """Return the same of one recipient with one row, where there is nothing to join: most mail is so."""
-    attempt, refusal = row.attempt, row.refusal
-    recipient = row.recipient.casefold()
-    recipients, deliveries = [recipient], [f"{row.outcome} {recipient}"]
-    if row.original is not None:
-        original = row.original.casefold()
-        if original != recipient:
-            recipients.append(original)
-            if is_bare(name):
-                deliveries.append(f"{row.outcome} {original}")
-    domains = list(dict.fromkeys([address.rpartition("@")[2] for address in recipients if "@" in address]))
-    relay = None if attempt is None or refusal is not None else attempt.relay
-    said = attempt if refusal is None else refusal
-    dsn = None if said is None else said.dsn
-    relays, dsns = [] if relay is None else [relay], [] if dsn is None else [dsn]
-    links = _links_of_rows(host, (row,))
-    return [delivery(row)], links, recipients, domains, relays, [row.outcome], dsns, deliveries
-
-
-def _of_refusal(transaction: Transaction) -> tuple[list[Any], ...]:
-    """Return the same of a rejection that names no recipient: what was refused is then the client or its sender."""
-    _, refusal = (transaction.refusals or [])[0]
-    row = Row("", "rejected", refusal.status, transaction.lines[transaction.births[0]], None, refusal)
-    return [delivery(row) | {"recipient": None}], [], [], [], [], ["rejected"], [refusal.dsn] if refusal.dsn else [], []
 
 
 def _birth(transaction: Transaction) -> Stamp | None:
