@@ -16,13 +16,13 @@ from tests.facts import CORPUS
 from tests.fuzz.__main__ import check, failure_of, main, make_smaller
 from tests.fuzz.checks import (
     Broken,
+    ambiguous_ids,
     as_stored,
     check_lines,
     check_transaction,
     faults_of,
     in_parts,
     new_parser,
-    told_again,
 )
 from tests.fuzz.lines import BLOCK_LINES, Source, encode
 from tests.running import mailspan
@@ -138,20 +138,27 @@ def test_what_a_store_holds_is_the_fuller_document() -> None:
     assert in_parts(records, random.Random(1)) == as_stored([transaction()])  # noqa: S311  reproducible
 
 
-def test_what_is_told_again_after_it_was_forgotten_is_known() -> None:
+def test_what_is_ambiguous_ids_after_it_was_forgotten_is_known() -> None:
     removed = "Nov 23 07:55:16 edge1 postfix/qmgr[90]: B24E2114A87: removed"
     later = "Nov 23 07:56:41 edge1 postfix/qmgr[90]: AC690114A4A: removed"
     born = "Nov 23 07:55:16 edge1 postfix/cleanup[105]: B24E2114A87: message-id=<a@example.com>"
+    another = "Nov 23 07:55:16 edge1 postfix/cleanup[106]: B24E2114A87: message-id=<b@example.com>"
     found = []
-    for lines in ((removed, later, removed, born), (removed, later, born), (removed, removed, born, later)):
+    for lines in (
+        (removed, later, removed, born),
+        (removed, born, another),
+        (removed, later, born),
+        (removed, removed, born, later),
+    ):
         assembler = Assembler()
         for result in map(new_parser().parse, lines):
             assert isinstance(result, Record)
             assembler.apply(result)
-        found.append(told_again([*assembler.forgotten(), *assembler.remaining()]))
-    (identity,) = found[0]
-    assert identity.startswith("edge1/B24E2114A87~")
-    assert found[1:] == [set(), set()]
+        found.append(ambiguous_ids([*assembler.forgotten(), *assembler.remaining()]))
+    (fragment,), (use,) = found[:2]
+    assert fragment.startswith("edge1/B24E2114A87~")
+    assert use == "edge1/B24E2114A87/1795420516"
+    assert found[2:] == [set(), set()]
 
 
 @pytest.mark.parametrize("name", ["edge1.mail.log", "osm.mail.log"])
