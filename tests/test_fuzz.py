@@ -138,14 +138,16 @@ def test_what_a_store_holds_is_the_fuller_document() -> None:
     assert in_parts(records, random.Random(1)) == as_stored([transaction()])  # noqa: S311  reproducible
 
 
-def test_what_is_ambiguous_ids_after_it_was_forgotten_is_known() -> None:
+def test_ids_that_two_uses_have_are_known() -> None:
     removed = "Nov 23 07:55:16 edge1 postfix/qmgr[90]: B24E2114A87: removed"
     later = "Nov 23 07:56:41 edge1 postfix/qmgr[90]: AC690114A4A: removed"
     born = "Nov 23 07:55:16 edge1 postfix/cleanup[105]: B24E2114A87: message-id=<a@example.com>"
+    queued = "Nov 23 07:55:16 edge1 postfix/qmgr[90]: B24E2114A87: from=<a@example.com>, size=1, nrcpt=1 (queue active)"
     another = "Nov 23 07:55:16 edge1 postfix/cleanup[106]: B24E2114A87: message-id=<b@example.com>"
     found = []
     for lines in (
         (removed, later, removed, born),
+        (removed, born, another, queued),
         (removed, born, another),
         (removed, later, born),
         (removed, removed, born, later),
@@ -158,7 +160,7 @@ def test_what_is_ambiguous_ids_after_it_was_forgotten_is_known() -> None:
     (fragment,), (use,) = found[:2]
     assert fragment.startswith("edge1/B24E2114A87~")
     assert use == "edge1/B24E2114A87/1795420516"
-    assert found[2:] == [set(), set()]
+    assert found[2:] == [set(), set(), set()]
 
 
 @pytest.mark.parametrize("name", ["edge1.mail.log", "osm.mail.log"])
