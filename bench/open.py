@@ -22,7 +22,7 @@ from bench.run import MAXRSS_UNITS_PER_MIB
 from mailspan.event_time import TimeSettings
 from mailspan.grammar import Parser
 from mailspan.record import Record
-from reducer.assembler import Assembler
+from reducer.assembler import MOST_UNPACKED_ALONE, Assembler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,7 +67,7 @@ def fill(mails: int, hosts: int, *, incremental: bool) -> tuple[Assembler, dict[
     """Return an assembler with so many open mails, their snapshots where it is incremental, and the seconds it took."""
     gc.set_threshold(100_000)
     parser = Parser(TimeSettings(1_780_000_000, year=YEAR, zone=UTC), "mx1")
-    assembler = Assembler(incremental=incremental)
+    assembler = Assembler(incremental=incremental, most_unpacked=MOST_UNPACKED_ALONE)
     names = random.Random(1)
     state: dict[str, bytes] = {}
     spent = 0.0

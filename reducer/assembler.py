@@ -50,6 +50,10 @@ _TRANSACTION, _HOST, _SESSIONS = "transaction:", "host:", "sessions:"  # what a 
 _SLASH = "|"  # in such a key in place of a slash of the queue ID: hosts may have any, and no ID has this
 
 MOST_UNPACKED = 20_000
+MOST_UNPACKED_ALONE = 80_000
+"""Where a process has one assembler only: packing and unpacking cost more than a line does, so little is packed."""
+_UNPACKED_BYTES = 4_000
+"""One takes so much, with long names and statuses; what is packed takes room from what is not."""
 
 _URGENT = frozenset({Attempted, Refused, Closed, Expired, Aborted, Inspected, Held, Stored})
 
@@ -77,7 +81,8 @@ class Assembler:
     `apply` takes one record. A single pass takes `forgotten` as it goes and `remaining` at its end. An incremental
     one (`incremental=True`) writes `changed` and `snapshot_changes` together, and begins with `restore`. Without
     `rejections` what was refused before it had a queue ID is counted only. At most `most_unpacked` transactions, of all
-    hosts together, are kept unpacked, which takes some ten times the memory. `meet` is told each host when it is new.
+    hosts together, are kept unpacked, which takes some ten times the memory; where many are packed, fewer, but
+    MOST_UNPACKED at any rate. `meet` is told each host when it is new.
     """
 
     def __init__(
@@ -252,8 +257,11 @@ class Assembler:
         """Pack the half of each host that has been unpacked for longest, but what waits to be written."""
         for host in self._hosts.values():
             host.pack_resting()
+        room = max(
+            min(self._most_unpacked, MOST_UNPACKED), self._most_unpacked - self._shared.packed_bytes // _UNPACKED_BYTES
+        )
         # Where most of them wait, not at each record again.
-        self._pack_at = max(self._most_unpacked, self._shared.unpacked + self._most_unpacked // 2)
+        self._pack_at = max(room, self._shared.unpacked + room // 2)
 
     def remaining(self) -> Iterator[Transaction]:
         """Yield every transaction that is still in memory: open ones and those that linger."""

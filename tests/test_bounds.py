@@ -320,3 +320,16 @@ def test_a_transaction_that_begins_is_not_packed_before_its_line_is_applied(*, i
     packing.changed()
     assemble(lines[16:], packing)
     assert sum(page["client"] == "c [192.0.2.1]" for page in documents_of(packing)) == 8
+
+
+def test_what_is_packed_takes_room_from_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reducer.assembler.MOST_UNPACKED", 10)
+    kept, counts = Assembler(most_unpacked=200), []
+    for record in map(new_parser().parse, new_mails(4000)):
+        assert isinstance(record, Record)
+        kept.apply(record)
+        counts.append(kept.unpacked_count)
+    room = 200 - kept.sizes.packed_bytes // 4000
+    assert 10 < room < 150
+    assert (counts[198], max(counts)) == (199, 200)
+    assert room // 2 < max(counts[-200:]) <= room + 10

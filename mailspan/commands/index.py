@@ -32,7 +32,7 @@ from mailspan.commands.logs import (
 from mailspan.errors import StoreError, UsageError
 from mailspan.inputs.files import STDIN
 from mailspan.terminal import sanitise
-from reducer.assembler import Assembler
+from reducer.assembler import MOST_UNPACKED_ALONE, Assembler
 from reducer.snapshot import SnapshotError
 from sink.elasticsearch_settings import is_elasticsearch
 from sink.sqlite import SqliteStore, open_for_writing
@@ -125,7 +125,7 @@ class Indexing:
 
 
 def _restore(store: SqliteStore, path: Path, *, rejections: bool) -> Assembler:
-    assembler = Assembler(incremental=True, rejections=rejections)
+    assembler = Assembler(incremental=True, rejections=rejections, most_unpacked=MOST_UNPACKED_ALONE)
     try:
         assembler.restore(store.load_state())
     except SnapshotError as error:

@@ -26,7 +26,7 @@ from mailspan.commands.logs import (
 from mailspan.document import documents
 from mailspan.errors import UsageError
 from mailspan.terminal import sanitise
-from reducer.assembler import Assembler
+from reducer.assembler import MOST_UNPACKED_ALONE, Assembler
 from sink.elasticsearch import Server
 from sink.elasticsearch_settings import connection_of
 from sink.elasticsearch_writer import ElasticsearchWriter
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         )
         indexing = _Indexing(writer)
         inputs = open_inputs(args)
-        assembler = Assembler(rejections=settings.rejections == "index")
+        assembler = Assembler(rejections=settings.rejections == "index", most_unpacked=MOST_UNPACKED_ALONE)
         try:
             with tqdm(total=inputs.packed_bytes, unit="B", unit_scale=True, disable=None, leave=False) as bar:
                 for batch in inputs.batches():

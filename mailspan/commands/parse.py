@@ -26,7 +26,7 @@ from mailspan.commands.logs import (
 from mailspan.document import documents
 from mailspan.record import Ignored, Record
 from mailspan.terminal import sanitise, sanitise_json
-from reducer.assembler import Assembler
+from reducer.assembler import MOST_UNPACKED_ALONE, Assembler
 
 if TYPE_CHECKING:
     import argparse
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """Parse and print; return 0, or 3 where a file could not be read to its end. Raises UsageError."""
     gc.set_threshold(_GARBAGE_THRESHOLD)
     inputs = open_inputs(args)
-    assembler = Assembler(rejections=args.settings.rejections == "index")
+    assembler = Assembler(rejections=args.settings.rejections == "index", most_unpacked=MOST_UNPACKED_ALONE)
     counts = LineCounts()
     for_terminal = sys.stdout.isatty()
     skews = ClockSkews()
