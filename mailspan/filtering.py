@@ -37,8 +37,8 @@ def _order(kept: tuple[LineKey, Filtered]) -> tuple[str, str, str, float]:
 
 
 def is_unborn(transaction: Transaction) -> bool:
-    """Whether nothing but filters named this queue ID on its host."""
-    return transaction.filter_count == len(transaction.lines)
+    """Whether nothing but filters named this queue ID on its host: a gap that is noted on it names none."""
+    return transaction.filter_count + transaction.gap == len(transaction.lines)
 
 
 def rows(transaction: Transaction) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import time
@@ -120,6 +121,19 @@ def test_what_only_a_filter_names_is_no_transaction_of_its_host() -> None:
     assert len(records) > 10
     assert documents_of(records) == []
     assert in_parts(records, random.Random(1)) == {}  # noqa: S311  reproducible
+
+
+def test_lost_lines_do_not_make_a_transaction_of_what_only_a_filter_names() -> None:
+    texts = (
+        "opendkim[1]: 4A1B2C3D4E: no signature data",
+        "rsyslogd: imuxsock lost 3 messages from pid 1 due to rate-limiting",
+        "postfix/smtpd[1]: 4A1B2C3D4E: client=client.example.org[198.51.100.7]",
+    )
+    for order in itertools.permutations(texts):
+        records = [each for each in map(parsed, order) if isinstance(each, Record)]
+        (page,) = documents_of(records)
+        assert page["version"] // 65536 == len(texts)
+        assert documents_of([each for each in records if each.program != "postfix/smtpd"]) == []
 
 
 def test_where_a_filter_gave_the_mail_back_is_a_link_if_no_reply_says_so() -> None:

@@ -18,6 +18,7 @@ from mailspan.commands.logs import LineCounts, apply_results
 from mailspan.deliveries import FIRST_ATTEMPTS, LAST_ATTEMPTS, OUTCOMES, time_text
 from mailspan.document import FIELDS, MAX_ID_CHARACTERS, PAGE_RECIPIENTS, documents
 from mailspan.event_time import FIRST_YEAR, TimeSettings
+from mailspan.filtering import is_unborn
 from mailspan.grammar import REVISION, Parser
 from mailspan.inputs.lines import split_lines
 from mailspan.record import Ignored, Record, Unparsed
@@ -110,8 +111,8 @@ def check_documents(results: Sequence[Result], lines: int, seed: str) -> int:
     every = [*assembler.forgotten(), *assembler.remaining()]
     for transaction in every:
         pages = documents(transaction)
-        if not pages and transaction.filter_count == len(transaction.lines):
-            continue  # only filters named this queue ID
+        if not pages and is_unborn(transaction):
+            continue
         check_transaction(transaction, pages)
         _check_shown(pages, [orjson.dumps(page) for page in pages])
     found = as_stored(every)
