@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mailspan.event_time import format_time
+from mailspan.transaction import digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,9 +32,19 @@ def keep(transaction: Transaction, key: LineKey, event: Filtered) -> None:
         transaction.truncated = True
 
 
-def _order(kept: tuple[LineKey, Filtered]) -> tuple[str, str, str, float]:
-    event = kept[1]
-    return event.filter, event.verdict, event.detail or "", event.score or 0.0
+def _order(kept: tuple[LineKey, Filtered]) -> tuple[object, ...]:
+    """Order by what is said; of two lines that say the same (amavis's of two hops) by the lines themselves."""
+    key, event = kept
+    return *_said(event), key if isinstance(key, bytes) else digest(key)
+
+
+def _said(event: Filtered) -> tuple[object, ...]:
+    return event.filter, event.verdict, event.detail or "", _points(event.score), _points(event.required_score)
+
+
+def _points(score: float | None) -> tuple[bool, float]:
+    """Order numbers; none at all is not the same as zero."""
+    return (False, 0.0) if score is None else (True, score)
 
 
 def is_unborn(transaction: Transaction) -> bool:
@@ -44,16 +55,7 @@ def is_unborn(transaction: Transaction) -> bool:
 def rows(transaction: Transaction) -> list[dict[str, Any]]:
     """Return the document's `filters`, oldest first."""
     found = [(transaction.lines[key], event) for key, event in transaction.filters or ()]
-    found.sort(
-        key=lambda each: (
-            each[0].second,
-            each[0].millisecond,
-            each[1].filter,
-            each[1].verdict,
-            each[1].detail or "",
-            each[1].score or 0.0,
-        )
-    )
+    found.sort(key=lambda each: (each[0].second, each[0].millisecond, *_said(each[1])))
     return [
         {
             "filter": event.filter,

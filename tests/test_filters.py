@@ -158,6 +158,43 @@ def test_filters_of_one_mail_are_bounded_whatever_their_order() -> None:
     assert "truncated" in page["notes"]
 
 
+LATER = "2026-11-28T10:37:{:02}.000+00:00 mx1 "
+BIRTH = "postfix/smtpd[1]: 4A1B2C3D4E: client=client.example.org[198.51.100.7]"
+RSPAMD = (
+    "rspamd[1]: <a1b2c3>; proxy; rspamd_task_write_log: id: <a@b>, qid: <4A1B2C3D4E>, ip: 198.51.100.7, (default: F "
+    "(no action): [{}/{}] [X(20.00){{}}]), len: 3, time: 5ms, dns req: 1, digest: <0123456789abcdef0123456789abcdef>"
+)
+
+
+def test_of_filters_that_say_the_same_the_same_are_kept_whatever_their_order() -> None:
+    """They differ in when they were said, and where the mail came back."""
+    texts = [
+        LATER.format(second)
+        + "amavis[1]: (00001-01) Passed CLEAN {RelayedInbound}, <a> -> <b>, Queue-ID: 4A1B2C3D4E, mail_id: x, Hits: 1, "
+        f"size: 1, queued_as: {second:010X}, 5 ms"
+        for second in range(MAX_FILTERS + 9)
+    ]
+    birth = LATER.format(0) + BIRTH
+    wanted = documents_of(records_of([birth, *texts]))
+    assert documents_of(records_of([*texts[::-1], birth])) == wanted
+    assert as_stored_in_parts(records_of([birth, *texts])) == as_stored_in_parts(records_of([birth, *texts[::-1]]))
+    assert len(wanted[0]["filters"]) == MAX_FILTERS
+
+
+def as_stored_in_parts(records: list[Record]) -> dict[str, bytes]:
+    return in_parts(records, random.Random(4))  # noqa: S311  reproducible
+
+
+def test_rows_of_one_instant_stand_in_one_order() -> None:
+    texts = [BIRTH, *(RSPAMD.format(*each) for each in (("nan", "15.00"), ("0.00", "15.00"), ("0.00", "9.00")))]
+    found = [
+        documents_of([each for each in map(parsed, order) if isinstance(each, Record)])
+        for order in itertools.permutations(texts)
+    ]
+    assert len(found[0][0]["filters"]) == len(texts) - 1
+    assert all(each == found[0] for each in found)
+
+
 def test_every_session_in_the_servers_replies_has_the_form_of_one() -> None:
     is_session = IdForm(DOVECOT)
     replies = [line for name in NAMES for line in lines_of(name) if line.endswith(" Saved)")]
