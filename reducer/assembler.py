@@ -30,6 +30,7 @@ from mailspan.event import (
     Remarked,
     Stored,
 )
+from mailspan.filtering import is_unborn
 from mailspan.transaction import digest
 from reducer import sessions
 from reducer.belonging import BIRTHS, begin, find_or_begin_child, holder_of, is_new, other_id, sharpen
@@ -121,14 +122,12 @@ class Assembler:
             return event.reason if isinstance(event, Remarked) else "remark"
         line = (second, record.text)
         key: LineKey = line
-        transaction = host.transactions.get(queue_id)
+        transaction = host.find(queue_id)
         if transaction is None:
             if queue_id[0] == "~":
                 return "rejection"  # more about a refusal that was not kept
             transaction = begin(host, record, queue_id, None)
         else:
-            if isinstance(transaction, bytes):
-                transaction = host.unpack(queue_id, transaction)
             if transaction.packed:
                 key = digest(line)
             if key in transaction.lines or transaction.earlier is not None:
@@ -136,6 +135,8 @@ class Assembler:
                 if known is not None:
                     _came_again(host, known, line, record)
                     return "duplicate"
+            if transaction.filter_count and transaction.mta != source.mta and is_unborn(transaction):
+                transaction.mta = source.mta  # filters take each ID of Postfix's form for Postfix's
             if kind in BIRTHS and is_new(transaction, event, second):
                 transaction = begin(host, record, queue_id, transaction)
                 key = line

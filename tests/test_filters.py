@@ -195,6 +195,19 @@ def test_rows_of_one_instant_stand_in_one_order() -> None:
     assert all(each == found[0] for each in found)
 
 
+def test_an_id_of_another_server_that_looks_like_postfixs_is_that_servers() -> None:
+    """Some of Sendmail's IDs have no other letters; its filters write before it does."""
+    texts = (
+        "opendkim[1]: 4ABCDE00001234: DKIM-Signature field added (s=mail, d=example.com)",
+        "sm-mta[1]: 4ABCDE00001234: from=<a@example.com>, size=1, class=0, nrcpts=1, relay=c [198.51.100.7]",
+        "sm-mta[2]: 4ABCDE00001234: to=<b@example.net>, mailer=esmtp, relay=m. [192.0.2.2], dsn=2.0.0, stat=Sent (ok)",
+    )
+    for order in itertools.permutations(texts):
+        (page,) = documents_of([each for each in map(parsed, order) if isinstance(each, Record)])
+        assert (page["id"], page["mta"], page["state"]) == ("mx1/4ABCDE00001234", "sendmail", "closed")
+        assert [row["verdict"] for row in page["filters"]] == ["signed"]
+
+
 def test_every_session_in_the_servers_replies_has_the_form_of_one() -> None:
     is_session = IdForm(DOVECOT)
     replies = [line for name in NAMES for line in lines_of(name) if line.endswith(" Saved)")]
