@@ -30,10 +30,9 @@ from mailspan.event import (
     Remarked,
     Stored,
 )
-from mailspan.filtering import is_unborn
 from mailspan.transaction import digest
 from reducer import sessions
-from reducer.belonging import BIRTHS, begin, find_or_begin_child, holder_of, is_new, other_id, sharpen
+from reducer.belonging import BIRTHS, begin, claim, find_or_begin_child, holder_of, is_new, other_id, sharpen
 from reducer.effects import EFFECTS, born_of_clone, born_of_notice
 from reducer.forgetting import advance
 from reducer.gaps import note_gap
@@ -135,8 +134,8 @@ class Assembler:
                 if known is not None:
                     _came_again(host, known, line, record)
                     return "duplicate"
-            if transaction.filter_count and transaction.mta != source.mta and is_unborn(transaction):
-                transaction.mta = source.mta  # filters take each ID of Postfix's form for Postfix's
+            if transaction.mta != source.mta:
+                claim(transaction, source.mta)
             if kind in BIRTHS and is_new(transaction, event, second):
                 transaction = begin(host, record, queue_id, transaction)
                 key = line

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mailspan.document import COUNTED_MTAS
 from mailspan.event import Attempted, Cloned, Enveloped, Identified, Notified, Received
+from mailspan.filtering import is_unborn
 from mailspan.queue_id import TIME_OF
 from mailspan.transaction import Transaction
 from reducer.gaps import note_begun
@@ -93,6 +94,12 @@ def _bound_incarnations(host: Host, newest: Transaction) -> None:
         host.let_go(oldest)
 
 
+def claim(transaction: Transaction, mta: str) -> None:
+    """Give an ID that only filters named, who take any of the form for Postfix's, to the server that names it."""
+    if transaction.filter_count and is_unborn(transaction):
+        transaction.mta = mta
+
+
 def find_or_begin_child(host: Host, queue_id: str, record: Record, line: tuple[int, str]) -> Transaction | None:
     """Return the transaction of another ID that a line names, with the line; None if the line is known there."""
     transaction = host.find(queue_id)
@@ -101,6 +108,7 @@ def find_or_begin_child(host: Host, queue_id: str, record: Record, line: tuple[i
         if known is not None:
             sharpen(host, known, line, record.stamp)
             return None
+        claim(transaction, record.mta)
     if transaction is None or not _may_be_child(transaction, record.stamp.second):
         transaction = begin(host, record, queue_id, transaction)
     transaction.lines[transaction.key_of(line)] = record.stamp

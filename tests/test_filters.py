@@ -208,6 +208,17 @@ def test_an_id_of_another_server_that_looks_like_postfixs_is_that_servers() -> N
         assert [row["verdict"] for row in page["filters"]] == ["signed"]
 
 
+def test_the_same_of_a_notice_that_another_mail_names() -> None:
+    texts = (
+        "opendkim[1]: 4ABCDE00001234: DKIM-Signature field added (s=mail, d=example.com)",
+        "sm-mta[2]: 6AN7t85o000020: 4ABCDE00001234: DSN: User unknown",
+    )
+    for order in (texts, texts[::-1]):
+        found = documents_of([each for each in map(parsed, order) if isinstance(each, Record)])
+        assert {page["mta"] for page in found} == {"sendmail"}
+        assert "mx1/4ABCDE00001234" in {page["id"] for page in found}
+
+
 def test_every_session_in_the_servers_replies_has_the_form_of_one() -> None:
     is_session = IdForm(DOVECOT)
     replies = [line for name in NAMES for line in lines_of(name) if line.endswith(" Saved)")]
