@@ -244,6 +244,41 @@ def test_what_says_nothing_of_a_mail_is_ignored(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("end", "detail"),
+    [
+        (", rcpts: <a@b>, file: invoice 7.pdf", "[X(20.00){}]"),
+        (", rcpts: <a@b>, settings_id: outgoing", "[X(20.00){}]"),
+        (', forced: reject "x "y" z"; score=nan (set by clamav), settings_id: in', 'clamav: x "y" z; [X(20.00){}]'),
+    ],
+)
+def test_all_ends_of_a_line_of_rspamd_are_read(end: str, detail: str) -> None:
+    record = parsed(RSPAMD.format("-1.50", "15.00") + end)
+    assert isinstance(record, Record)
+    assert record.event == Filtered("rspamd", "no action", -1.5, 15.0, detail)
+
+
+@pytest.mark.parametrize("score", ["nan", "-nan", "inf", "-inf", "1e9", "9" * 40])
+def test_a_score_that_is_no_number_is_none(score: str) -> None:
+    record = parsed(RSPAMD.format(score, score))
+    assert isinstance(record, Record)
+    assert record.event == Filtered("rspamd", "no action", None, None, "[X(20.00){}]")
+
+
+@pytest.mark.parametrize(
+    "verdict", ["(Move-2): [20.00/15.00]", "(reject): [inf/15.00]", "(reject): [123456789.00/15.00]"]
+)
+def test_no_sender_s_verdict_takes_the_place_of_one_that_is_odd(verdict: str) -> None:
+    forged = '198.51.100.7, from: <"(default: F (no action): [0.00/15.00] ["@example.org>'
+    line = RSPAMD.format("1.00", "15.00").replace("198.51.100.7", forged).replace("(no action): [1.00/15.00]", verdict)
+    assert line.count("(default: ") == 2
+    assert isinstance(parsed(line), Unparsed)
+    honest = parsed(line.replace("(default: F (no action): [0.00/15.00] [", ""))
+    assert isinstance(honest, Record)
+    assert isinstance(honest.event, Filtered)
+    assert honest.event.verdict == verdict[1 : verdict.index(")")]
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "rspamd[1]: <a1b2c3>; task; rspamd_task_write_log: id: <a@b>, qid: <4A1B2C3D4E>, ip: 198.51.100.7, (default: F (no act",

@@ -20,11 +20,13 @@ _CUT = Ignored("filter line cut")
 
 # rspamd puts `?` for each space of a Message-ID, so the first space is its own [tests/corpus/filters/hostile].
 _RSPAMD = re.compile(r"<[0-9a-z]{1,32}>; [a-z_]{1,32}; rspamd_task_write_log: id: <[^ ]*>, qid: <([^<> ]{1,64})>, ip: ")
-_RSPAMD_VERDICT = re.compile(
-    r"\(default: [A-Z] \(([a-z ]{1,40})\): \[(-?[0-9]{1,7}\.[0-9]{2}|nan)/(-?[0-9]{1,7}\.[0-9]{2}|nan)\] (?=\[)"
-)
+# Actions may be an administrator's own, and a score may be no number: whatever has this form is a verdict.
+_RSPAMD_VERDICT = re.compile(r"\(default: [A-Z] \(([^()]{1,40})\): \[([^][/ ]{1,40})/([^][/ ]{1,40})\] (?=\[)")
+# The line ends with addresses, or with a file's name, an action that was forced, or the name of settings
+# [conf/logging.inc of 2.0 to 3.4].
+_RSPAMD_DIGEST = re.compile(r", digest: <[0-9a-f]{16,128}>(?:, |\Z)")
 _RSPAMD_FORCED = re.compile(
-    r', forced: [a-z ]{1,40} "([^"]{0,500})"; score=[-0-9a-z.]{1,20} \(set by ([^()]{1,80})\)\Z'
+    r', forced: [^"]{1,40} "(.{0,500})"; score=[-0-9a-z.]{1,20} \(set by ([^()]{1,80})\)(?:, settings_id: [!-~]{1,200})?\Z'
 )
 _IS_POSTFIX = queue_id.IdForm(queue_id.POSTFIX)
 
@@ -41,6 +43,7 @@ _AMAVIS_TAIL = re.compile(
 )
 _AMAVIS_SAYS = re.compile(rf"{_AMAVIS_ID} (?:Passed|Blocked) ")
 _LONGEST_TAIL = 300
+_NUMBER = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,7})?")
 
 _SIGNED = re.compile(r"DKIM-Signature field added \((s=[!-~]{1,255}, d=[!-~]{1,255})\)")
 _DMARC = re.compile(r"([^ ]{1,255}) (pass|fail|none)")
@@ -57,9 +60,11 @@ def read_rspamd(message: str) -> tuple[str | None, Filtered | Ignored | None]:
     if not _IS_POSTFIX[match[1]]:
         return None, _NOT_POSTFIX
     verdicts = list(_RSPAMD_VERDICT.finditer(message, match.end()))
-    if len(verdicts) != 1 or message[-1] not in ">)":  # a sender wrote another one, or the line was cut
+    if len(verdicts) != 1:  # a sender wrote another one
         return match[1], None
     verdict = verdicts[0]
+    if message[-1] not in ">)" and _RSPAMD_DIGEST.search(message, verdict.end()) is None:
+        return match[1], None  # the line was cut
     end = message.rfind("]), len: ")
     detail = message[verdict.end() : end + 1] if end > verdict.end() else ""
     forced = _RSPAMD_FORCED.search(message, max(verdict.end(), message.rfind(", forced: ")))
@@ -69,7 +74,7 @@ def read_rspamd(message: str) -> tuple[str | None, Filtered | Ignored | None]:
 
 
 def _number(text: str) -> float | None:
-    return None if text in ("nan", "-") else float(text)
+    return float(text) if _NUMBER.fullmatch(text) else None  # nan, inf, or amavis's dash: none was made
 
 
 def read_amavis(message: str) -> tuple[str | None, Filtered | Ignored | None]:
