@@ -231,6 +231,7 @@ def test_every_session_in_the_servers_replies_has_the_form_of_one() -> None:
     [
         "rspamd[1]: <a1b2c3>; task; rspamd_task_write_log: id: <undef>, qid: <undef>, ip: 198.51.100.7, (default: F (no action): [0.00/15.00] [])",
         "rspamd[1]: <a1b2c3>; task; rspamd_task_write_log: id: <a@b>, qid: <6AN7t85o000020>, ip: 198.51.100.7, (default: F (no action): [0.00/15.00] [])",
+        "rspamd[1]: <a1b2c3>; csession; rspamd_task_write_log: id: <a@b>, ip: 198.51.100.7, from: <a@b>, (default: T (reject): [20.00/15.00] [])",
         "rspamd[1]: (main) starting",
         "amavis[1]: (00001-01) ...example.net>, Queue-ID: 4A1B2C3D4E, mail_id: x, Hits: 5, size: 1, 5 ms",
         "amavis[1]: starting. /usr/sbin/amavisd at mx1",
@@ -255,6 +256,12 @@ def test_all_ends_of_a_line_of_rspamd_are_read(end: str, detail: str) -> None:
     record = parsed(RSPAMD.format("-1.50", "15.00") + end)
     assert isinstance(record, Record)
     assert record.event == Filtered("rspamd", "no action", -1.5, 15.0, detail)
+
+
+def test_a_mail_of_rspamd_without_a_client_is_read() -> None:
+    record = parsed(RSPAMD.format("1.00", "15.00").replace("ip: 198.51.100.7, ", ""))
+    assert isinstance(record, Record)
+    assert record.queue_id == "4A1B2C3D4E"
 
 
 @pytest.mark.parametrize("score", ["nan", "-nan", "inf", "-inf", "1e9", "9" * 40])

@@ -19,7 +19,10 @@ _DETAIL = Ignored("filter detail")
 _CUT = Ignored("filter line cut")
 
 # rspamd puts `?` for each space of a Message-ID, so the first space is its own [tests/corpus/filters/hostile].
-_RSPAMD = re.compile(r"<[0-9a-z]{1,32}>; [a-z_]{1,32}; rspamd_task_write_log: id: <[^ ]*>, qid: <([^<> ]{1,64})>, ip: ")
+_RSPAMD = re.compile(
+    r"<[0-9a-z]{1,32}>; [a-z_]{1,32}; rspamd_task_write_log: id: <[^ ]*>,(?: qid: <([^<> ]{1,64})>,)? "
+    r"(?=ip: |user: |from: <|\(default: )"
+)
 # Actions may be an administrator's own, and a score may be no number: whatever has this form is a verdict.
 _RSPAMD_VERDICT = re.compile(r"\(default: [A-Z] \(([^()]{1,40})\): \[([^][/ ]{1,40})/([^][/ ]{1,40})\] (?=\[)")
 # The line ends with addresses, or with a file's name, an action that was forced, or the name of settings
@@ -57,7 +60,7 @@ def read_rspamd(message: str) -> tuple[str | None, Filtered | Ignored | None]:
     match = _RSPAMD.match(message)
     if match is None:
         return None, None
-    if not _IS_POSTFIX[match[1]]:
+    if match[1] is None or not _IS_POSTFIX[match[1]]:
         return None, _NOT_POSTFIX
     verdicts = list(_RSPAMD_VERDICT.finditer(message, match.end()))
     if len(verdicts) != 1:  # a sender wrote another one
