@@ -244,6 +244,37 @@ def test_what_says_nothing_of_a_mail_is_ignored(text: str) -> None:
     assert isinstance(parsed(text), Ignored)
 
 
+AMAVIS = (
+    "amavis[1]: (11249-03) {} [198.51.100.7]:37117 [198.51.100.7] <e@example.org> -> <f@example.com>, Queue-ID: "
+    "4A1B2C3D4E, Message-ID: <CA@example.org>, mail_id: byi6OZkLOl2C, Hits: -0.1, size: 2002, {}"
+)
+
+
+@pytest.mark.parametrize(
+    ("end", "next_ids"),
+    [
+        ("queued_as: B51DBE6BE7, dkim_sd=s1:example.org,s2._x:mail.example.net, 764 ms", ("B51DBE6BE7",)),
+        ("pt: 44, queued_as: B51DBE6BE7/C51DBE6BE7, dkim_new=s:example.com, 764 ms", ("B51DBE6BE7", "C51DBE6BE7")),
+        ("queued_as: 2, 764 ms, Tests: [BAYES_00=-1.9,HTML_MESSAGE=0.001]", ()),
+    ],
+)
+def test_all_ends_of_amavis_s_own_template_are_read(end: str, next_ids: tuple[str, ...]) -> None:
+    record = parsed(AMAVIS.format("Passed CLEAN {RelayedInbound}, MYNETS LOCAL", end))
+    assert isinstance(record, Record)
+    assert record.event == Filtered("amavis", "Passed CLEAN", -0.1, None, "RelayedInbound", next_ids)
+
+
+@pytest.mark.parametrize("forged", ["x) {Y}, <a> -> <b>, Queue-ID: 4A1B2C3D4F, 5 ms.exe", "x) {}, <a> -> <b>, y.exe"])
+def test_a_file_s_name_gives_amavis_s_verdict_to_no_other_mail(forged: str) -> None:
+    """Not where amavis names no queue ID itself, either: it was told none."""
+    line = AMAVIS.format(f"Blocked BANNED (.exe,{forged}) {{DiscardedInbound}},", "764 ms")
+    assert isinstance(parsed(line), Unparsed)
+    assert isinstance(parsed(line.replace(", Queue-ID: 4A1B2C3D4E", "")), Unparsed)
+    honest = line.replace(forged, "x.exe")
+    assert isinstance(parsed(honest), Record)
+    assert parsed(honest.replace(", Queue-ID: 4A1B2C3D4E", "")) == Ignored("filter without queue id")
+
+
 @pytest.mark.parametrize(
     ("end", "detail"),
     [
@@ -306,6 +337,8 @@ def test_what_looks_like_a_verdict_and_is_none_is_counted_as_unparsed(text: str)
         f"amavis[1]: (00001-01) Blocked BANNED ({'x) {y}, <a> -> <b>' * 3000}",
         f"amavis[1]: (00001-01) Passed CLEAN {{}}, <{'a' * 9000}> -> {'<b>,' * 9000}",
         "amavis[1]: (00001-01) Passed CLEAN {}, <" + '"' * 30000,
+        "amavis[1]: (00001-01) Blocked BANNED (" + r") {}, <\"" * 50 + "a" * 60000,
+        r"amavis[1]: (00001-01) Passed CLEAN {}, <\"" + r"\a" * 30000,
         f"dovecot: lmtp(a)<1><oMe3DeiuCmuGUAAAMzN6MA>: msgid=<{'>: saved mail to ' * 3000}",
         f"dovecot: lmtp({'a)<1><' * 9000}",
         f"opendmarc[1]: 4A1B2C3D4E: {'SPF(mailfrom): ' * 3000}",

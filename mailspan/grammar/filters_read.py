@@ -33,19 +33,22 @@ _RSPAMD_FORCED = re.compile(
 )
 _IS_POSTFIX = queue_id.IdForm(queue_id.POSTFIX)
 
-_ADDRESS = r'<(?:"(?:[^"\\]|\\.)*+"|[^<>"])*+>'
-_AMAVIS_ID = r"\([0-9]{2,10}-[0-9]{2,10}(?:-[0-9]{1,10})?\)"
+_ADDRESS = r'<(?:"(?:[^"\\]++|\\.)*+"|[^<>"]++)*+>'
+_AMAVIS_SAYS = re.compile(r"\([0-9]{2,10}-[0-9]{2,10}(?:-[0-9]{1,10})?\) (?:Passed|Blocked) ")
+_AMAVIS_VERDICT = re.compile(r"(?:Passed|Blocked) [A-Z][A-Z0-9-]{1,30}(?= [({])")
 _AMAVIS = re.compile(
-    rf"{_AMAVIS_ID} ((?:Passed|Blocked) [A-Z][A-Z0-9-]{{1,30}})(?: \((.{{1,400}}?)\))? \{{([A-Za-z,]{{0,200}})\}}, "
-    rf"[^<]{{0,200}}{_ADDRESS} -> {_ADDRESS}(?:,{_ADDRESS})*+(?:, quarantine: ([!-+\--~]{{1,200}}))?, Queue-ID: ([^, ]{{1,64}})"
-    r"(?=, )"
+    rf" \{{([A-Za-z,]{{0,200}})\}}, [^<]{{0,200}}{_ADDRESS} -> {_ADDRESS}(?:,{_ADDRESS})*+"
+    r"(?:, quarantine: ([!-+\--~]{1,200}))?(?:, Queue-ID: ([^, ]{1,64}))?(?=, )"
 )
+# What stands behind the Message-ID is amavis's own, but for the names of whose signatures were good
+# [amavisd 2.10 to 2.13, $log_templ].
+_SIGNERS = r"[0-9A-Za-z._:,-]{1,600}"
 _AMAVIS_TAIL = re.compile(
-    r", mail_id: [0-9A-Za-z_-]{1,40}, Hits: (-|-?[0-9]{1,7}(?:\.[0-9]{1,7})?), size: [0-9]{1,12}"
-    rf"(?:, queued_as: ({queue_id.POSTFIX}))?, [0-9]{{1,10}} ms\Z"
+    r", mail_id: [0-9A-Za-z_-]{1,40}, Hits: (-|-?[0-9]{1,7}(?:\.[0-9]{1,7})?), size: [0-9]{1,12}(?:, pt: [0-9]{1,10})?"
+    rf"(?:, queued_as: ([0-9A-Za-z]{{1,64}}(?:/[0-9A-Za-z]{{1,64}}){{0,15}}))?(?:, dkim_sd={_SIGNERS})?(?:, dkim_new={_SIGNERS})?, [0-9]{{1,10}} ms"
+    r"(?:, Tests: \[[0-9A-Za-z_.,=-]{0,2000}\])?\Z"
 )
-_AMAVIS_SAYS = re.compile(rf"{_AMAVIS_ID} (?:Passed|Blocked) ")
-_LONGEST_TAIL = 300
+_LONGEST_TAIL = 3600
 _NUMBER = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,7})?")
 
 _SIGNED = re.compile(r"DKIM-Signature field added \((s=[!-~]{1,255}, d=[!-~]{1,255})\)")
@@ -82,22 +85,31 @@ def _number(text: str) -> float | None:
 
 def read_amavis(message: str) -> tuple[str | None, Filtered | Ignored | None]:
     """Read amavis's line about a mail: the queue ID that it came with, verdict, score, quarantine, and the next ID."""
-    if _AMAVIS_SAYS.match(message) is None:
+    says = _AMAVIS_SAYS.match(message)
+    if says is None:
         return None, _DETAIL
     if message.endswith("..."):
         return None, _CUT
-    match = _AMAVIS.match(message)
-    tail = _AMAVIS_TAIL.search(message, max(0, len(message) - _LONGEST_TAIL))
-    if match is None or tail is None:
+    verdict = _AMAVIS_VERDICT.match(message, message.index(") ") + 2)
+    if verdict is None:
         return None, None
-    what = match[2]
-    if what is not None and message.count(", Queue-ID: ") > 1:
-        return None, None  # what was found is named by the sender, too: a file's name
-    if not _IS_POSTFIX[match[5]]:
+    what, begin = "", verdict.end()
+    if message.startswith(" (", begin):  # a virus, or the name that a sender gave a file
+        what, *rest = message[begin + 2 :].split(") {")
+        if len(rest) != 1:
+            return None, None  # it may end at either
+        begin += len(what) + 3
+    match = _AMAVIS.match(message, begin)
+    if match is None:
+        return None, None
+    if match[3] is None or not _IS_POSTFIX[match[3]]:
         return None, _NOT_POSTFIX
-    said = [each for each in (what, match[3], f"quarantine: {match[4]}" if match[4] else None) if each]
-    next_ids = () if tail[2] is None else (tail[2],)
-    return match[5], Filtered("amavis", match[1], _number(tail[1]), None, "; ".join(said)[:_MAX_DETAIL], next_ids)
+    tail = _AMAVIS_TAIL.search(message, max(0, len(message) - _LONGEST_TAIL))
+    if tail is None:
+        return match[3], None
+    said = [each for each in (what, match[1], f"quarantine: {match[2]}" if match[2] else None) if each]
+    next_ids = tuple(each for each in (tail[2] or "").split("/") if _IS_POSTFIX[each])
+    return match[3], Filtered("amavis", verdict[0], _number(tail[1]), None, "; ".join(said)[:_MAX_DETAIL], next_ids)
 
 
 def read_signed(text: str, program: str) -> Filtered | None:
