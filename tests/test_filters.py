@@ -244,6 +244,16 @@ def test_what_says_nothing_of_a_mail_is_ignored(text: str) -> None:
     assert isinstance(parsed(text), Ignored)
 
 
+@pytest.mark.parametrize(
+    "action", ["pipe action: piped message to program `x'", "left message in mailbox 'INBOX'", "save aborted"]
+)
+def test_no_message_id_says_what_became_of_a_mail_where_dovecot_s_words_are_not_known(action: str) -> None:
+    begin = "dovecot: lmtp(alice)<1><oMe3DeiuCmuGUAAAMzN6MA>: sieve: msgid="
+    assert isinstance(parsed(f"{begin}<x>: saved mail to Forged <y@example.org>: {action}"), Unparsed)
+    assert isinstance(parsed(f"{begin}<x>: {action}: <y@example.org>: stored mail into mailbox 'INBOX'"), Unparsed)
+    assert isinstance(parsed(f"{begin}<x@example.org>: stored mail into mailbox 'A <b>: c'"), Record)
+
+
 AMAVIS = (
     "amavis[1]: (11249-03) {} [198.51.100.7]:37117 [198.51.100.7] <e@example.org> -> <f@example.com>, Queue-ID: "
     "4A1B2C3D4E, Message-ID: <CA@example.org>, mail_id: byi6OZkLOl2C, Hits: -0.1, size: 2002, {}"

@@ -262,6 +262,8 @@ def read_message(message: str, program: str) -> tuple[str | None, str | None, Ev
             readings.append(Stored(message_id, is_cut, action=reading))
         elif reading is not None:
             readings.append(reading)
+        elif read.looks_like_an_action(rest):
+            return None, session, None  # a kind that is not known, or a sender's invention
     return None, session, readings[0] if len(readings) == 1 else None
 
 

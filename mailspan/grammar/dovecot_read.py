@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _HEAD = re.compile(rf"lmtp\((.{{1,255}}?)\)<[0-9]{{1,10}}><({queue_id.DOVECOT})>: (?:sieve: )?")
+_LIKE_AN_ACTION = re.compile(
+    r"[a-z]+ action: |(?:stor|sav|fail|forward|discard|reject|mark|keep|kept|left|sent|pip|not)[a-z]* ", re.IGNORECASE
+)
 _LONGEST_ID = 200  # bytes, with the bracket before it and the three dots behind what is cut [lib-lda mail-deliver.c]
 _NEARLY = 190  # a letter of several bytes is not cut in two
 _MAX_DETAIL = 1000
@@ -42,6 +45,11 @@ def message_ids(text: str) -> Iterator[tuple[str | None, bool, str]]:
             elif found.endswith("...") and len(found.encode("utf-8", "replace")) >= _NEARLY:
                 yield found[1:-3], True, value[place + 2 :]
             place = value.find(": ", place + 2, _LONGEST_ID + 2)
+
+
+def looks_like_an_action(text: str) -> bool:
+    """Whether a text begins as what Dovecot says behind a Message-ID does: also a kind of line that has no rule."""
+    return _LIKE_AN_ACTION.match(text) is not None
 
 
 def read_saved(text: str, _program: str) -> Attempted:
