@@ -21,6 +21,15 @@ PROGRAM = "dovecot"
 _ANY: tuple[str, ...] = ()
 _SOURCE = "the log of a 2.3.19.1; "
 
+
+def _expected(
+    message_id: str, recipient: str, status: str, outcome: str, original: str | None = None, mailbox: str | None = None
+) -> dict[str, object]:
+    """Return what the example of an attempt must give."""
+    attempt = Attempted((recipient,), status, outcome, original, relay="local", mailer="lmtp", mailbox=mailbox)
+    return {"message_id": message_id, "attempt": attempt}
+
+
 KINDS: tuple[LineKind, ...] = (
     LineKind(
         "kept by Sieve",
@@ -30,17 +39,13 @@ KINDS: tuple[LineKind, ...] = (
         "lmtp(bob@example.com)<14684><+MKRMKGsCmtcOQAAMzN6MA>: sieve: msgid=<dovecot.3@client.example.org>: stored mail "
         "into mailbox 'INBOX'",
         Stored,
-        {
-            "message_id": "dovecot.3@client.example.org",
-            "attempt": Attempted(
-                ("bob@example.com",),
-                "stored mail into mailbox 'INBOX'",
-                "delivered",
-                relay="local",
-                mailer="lmtp",
-                mailbox="INBOX",
-            ),
-        },
+        _expected(
+            "dovecot.3@client.example.org",
+            "bob@example.com",
+            "stored mail into mailbox 'INBOX'",
+            "delivered",
+            mailbox="INBOX",
+        ),
         queued=False,
         source=_SOURCE + "pigeonhole sieve-actions.c",
     ),
@@ -51,17 +56,9 @@ KINDS: tuple[LineKind, ...] = (
         read.read_saved,
         "lmtp(alice@example.com)<20614><eAWxCOGuCmuGUAAAMzN6MA>: msgid=<full.1@client.example.org>: saved mail to INBOX",
         Stored,
-        {
-            "message_id": "full.1@client.example.org",
-            "attempt": Attempted(
-                ("alice@example.com",),
-                "saved mail to INBOX",
-                "delivered",
-                relay="local",
-                mailer="lmtp",
-                mailbox="INBOX",
-            ),
-        },
+        _expected(
+            "full.1@client.example.org", "alice@example.com", "saved mail to INBOX", "delivered", mailbox="INBOX"
+        ),
         queued=False,
         source=_SOURCE + "lib-lda mail-deliver.c",
     ),
@@ -73,17 +70,13 @@ KINDS: tuple[LineKind, ...] = (
         "lmtp(ken@example.com)<14706><gqt7L6KsCmtyOQAAMzN6MA>: sieve: msgid=<dovecot.13@client.example.org>: fileinto "
         "action: stored mail into mailbox 'It's 'quoted' <here>: saved'",
         Stored,
-        {
-            "message_id": "dovecot.13@client.example.org",
-            "attempt": Attempted(
-                ("ken@example.com",),
-                "fileinto action: stored mail into mailbox 'It's 'quoted' <here>: saved'",
-                "delivered",
-                relay="local",
-                mailer="lmtp",
-                mailbox="It's 'quoted' <here>: saved",
-            ),
-        },
+        _expected(
+            "dovecot.13@client.example.org",
+            "ken@example.com",
+            "fileinto action: stored mail into mailbox 'It's 'quoted' <here>: saved'",
+            "delivered",
+            mailbox="It's 'quoted' <here>: saved",
+        ),
         queued=False,
         source=_SOURCE + "pigeonhole sieve-actions.c",
     ),
@@ -95,17 +88,13 @@ KINDS: tuple[LineKind, ...] = (
         "lmtp(carol@example.com)<20614><iOQDEuOuCmuGUAAAMzN6MA>: sieve: msgid=<full.4@client.example.org>: redirect "
         "action: forwarded to <carol@example.net>",
         Stored,
-        {
-            "message_id": "full.4@client.example.org",
-            "attempt": Attempted(
-                ("carol@example.net",),
-                "redirect action: forwarded to <carol@example.net>",
-                "expanded",
-                "carol@example.com",
-                relay="local",
-                mailer="lmtp",
-            ),
-        },
+        _expected(
+            "full.4@client.example.org",
+            "carol@example.net",
+            "redirect action: forwarded to <carol@example.net>",
+            "expanded",
+            "carol@example.com",
+        ),
         queued=False,
         source=_SOURCE + "pigeonhole cmd-redirect.c",
     ),
@@ -117,16 +106,12 @@ KINDS: tuple[LineKind, ...] = (
         "lmtp(dave@example.com)<20614><+Nd5KeSuCmuGUAAAMzN6MA>: sieve: msgid=<full.5@client.example.org>: discard "
         "action: Marked message to be discarded if not explicitly delivered (discard action)",
         Stored,
-        {
-            "message_id": "full.5@client.example.org",
-            "attempt": Attempted(
-                ("dave@example.com",),
-                "discard action: Marked message to be discarded if not explicitly delivered (discard action)",
-                "discarded",
-                relay="local",
-                mailer="lmtp",
-            ),
-        },
+        _expected(
+            "full.5@client.example.org",
+            "dave@example.com",
+            "discard action: Marked message to be discarded if not explicitly delivered (discard action)",
+            "discarded",
+        ),
         queued=False,
         source=_SOURCE + "pigeonhole cmd-discard.c",
     ),
@@ -138,16 +123,12 @@ KINDS: tuple[LineKind, ...] = (
         "lmtp(frank@example.com)<13142><sKBRNRysCmtWMwAAMzN6MA>: sieve: msgid=<dovecot.7@client.example.org>: reject "
         "action: rejected message from <u@example.org> (reject)",
         Stored,
-        {
-            "message_id": "dovecot.7@client.example.org",
-            "attempt": Attempted(
-                ("frank@example.com",),
-                "reject action: rejected message from <u@example.org> (reject)",
-                "bounced",
-                relay="local",
-                mailer="lmtp",
-            ),
-        },
+        _expected(
+            "dovecot.7@client.example.org",
+            "frank@example.com",
+            "reject action: rejected message from <u@example.org> (reject)",
+            "bounced",
+        ),
         queued=False,
         source=_SOURCE + "pigeonhole ext-reject.c",
     ),
@@ -159,17 +140,13 @@ KINDS: tuple[LineKind, ...] = (
         "lmtp(carol@example.com)<14691><aq33MqGsCmtjOQAAMzN6MA>: sieve: msgid=<dovecot.4@client.example.org>: redirect "
         "action: discarded duplicate forward to <carol@example.net>",
         Stored,
-        {
-            "message_id": "dovecot.4@client.example.org",
-            "attempt": Attempted(
-                ("carol@example.net",),
-                "redirect action: discarded duplicate forward to <carol@example.net>",
-                "discarded",
-                "carol@example.com",
-                relay="local",
-                mailer="lmtp",
-            ),
-        },
+        _expected(
+            "dovecot.4@client.example.org",
+            "carol@example.net",
+            "redirect action: discarded duplicate forward to <carol@example.net>",
+            "discarded",
+            "carol@example.com",
+        ),
         queued=False,
         source=_SOURCE + "pigeonhole cmd-redirect.c",
     ),

@@ -54,17 +54,17 @@ def looks_like_an_action(text: str) -> bool:
 
 def read_saved(text: str, _program: str) -> Attempted:
     """`saved mail to INBOX`: without Sieve."""
-    return _delivered(text, text.removeprefix("saved mail to "))
+    return _attempt(text, "delivered", mailbox=text.removeprefix("saved mail to "))
 
 
 def read_stored(text: str, _program: str) -> Attempted | None:
     """`fileinto action: stored mail into mailbox 'Lists.announce'`, or without an action: the mail was kept."""
     mailbox = text.partition("stored mail into mailbox '")[2]
-    return _delivered(text, mailbox[:-1]) if mailbox[-1:] == "'" else None
+    return _attempt(text, "delivered", mailbox=mailbox[:-1]) if mailbox[-1:] == "'" else None
 
 
-def _delivered(text: str, mailbox: str) -> Attempted:
-    return Attempted((), text, "delivered", relay="local", mailer="lmtp", mailbox=mailbox)
+def _attempt(text: str, outcome: str, recipients: tuple[str, ...] = (), mailbox: str | None = None) -> Attempted:
+    return Attempted(recipients, text, outcome, relay="local", mailer="lmtp", mailbox=mailbox)
 
 
 def read_redirected(text: str, _program: str) -> Attempted | None:
@@ -80,17 +80,17 @@ def read_duplicate(text: str, _program: str) -> Attempted | None:
 def _redirected(text: str, address: str, outcome: str) -> Attempted | None:
     if address[:1] != "<" or address[-1:] != ">" or len(address) == 2:  # noqa: PLR2004  <>
         return None
-    return Attempted((address[1:-1],), text, outcome, relay="local", mailer="lmtp")
+    return _attempt(text, outcome, (address[1:-1],))
 
 
 def read_discarded(text: str, _program: str) -> Attempted:
     """`discard action: Marked message …`: no more than a mark, which any other action for the user outdoes."""
-    return Attempted((), text, "discarded", relay="local", mailer="lmtp")
+    return _attempt(text, "discarded")
 
 
 def read_refused_by_user(text: str, _program: str) -> Attempted:
     """`reject action: rejected message from <…> (reject)`: Dovecot sends the sender a notice."""
-    return Attempted((), text, "bounced", relay="local", mailer="lmtp")
+    return _attempt(text, "bounced")
 
 
 def read_failed(_text: str, _program: str) -> Remarked:
