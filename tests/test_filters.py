@@ -254,6 +254,13 @@ def test_no_message_id_says_what_became_of_a_mail_where_dovecot_s_words_are_not_
     assert isinstance(parsed(f"{begin}<x@example.org>: stored mail into mailbox 'A <b>: c'"), Record)
 
 
+@pytest.mark.parametrize("verdict", ["pass", "fail", "none", "temperror"])
+def test_all_verdicts_of_opendmarc_are_read(verdict: str) -> None:
+    record = parsed(f"opendmarc[1]: 4A1B2C3D4E: example.net {verdict}")
+    assert isinstance(record, Record)
+    assert record.event == Filtered("opendmarc", verdict, detail="example.net")
+
+
 AMAVIS = (
     "amavis[1]: (11249-03) {} [198.51.100.7]:37117 [198.51.100.7] <e@example.org> -> <f@example.com>, Queue-ID: "
     "4A1B2C3D4E, Message-ID: <CA@example.org>, mail_id: byi6OZkLOl2C, Hits: -0.1, size: 2002, {}"

@@ -52,7 +52,7 @@ _LONGEST_TAIL = 3600
 _NUMBER = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,7})?")
 
 _SIGNED = re.compile(r"DKIM-Signature field added \((s=[!-~]{1,255}, d=[!-~]{1,255})\)")
-_DMARC = re.compile(r"([^ ]{1,255}) (pass|fail|none)")
+_DMARC = re.compile(r"([^ ]{1,255}) (pass|fail|none|temperror)")
 _SPF = re.compile(r"SPF\((mailfrom|helo)\): ([^ ]{1,255}) ([a-z]{1,20})")
 
 
