@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mailspan.document import Document, documents
-from mailspan.event import Filtered
+from mailspan.event import Filtered, Remarked
 from mailspan.event_time import TimeSettings
 from mailspan.filtering import MAX_FILTERS
 from mailspan.grammar import Parser
@@ -252,6 +252,40 @@ def test_no_message_id_says_what_became_of_a_mail_where_dovecot_s_words_are_not_
     assert isinstance(parsed(f"{begin}<x>: saved mail to Forged <y@example.org>: {action}"), Unparsed)
     assert isinstance(parsed(f"{begin}<x>: {action}: <y@example.org>: stored mail into mailbox 'INBOX'"), Unparsed)
     assert isinstance(parsed(f"{begin}<x@example.org>: stored mail into mailbox 'A <b>: c'"), Record)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "opendkim[1]: 4A1B2C3D4E: no signing domain match for 'example.com'",
+        "opendkim[1]: 4A1B2C3D4E: no signing subdomain match for 'example.com'",
+        "opendkim[1]: 4A1B2C3D4E: s=mail d=example.net a=rsa-sha256 SSL",
+        "opendkim[1]: 4A1B2C3D4E: message has signatures from x.example: bad signature data",
+    ],
+)
+def test_what_a_filter_says_beside_its_verdict_changes_nothing(text: str) -> None:
+    record = parsed(text)
+    assert isinstance(record, Record)
+    assert record.event == Remarked("filter detail")
+    birth = parsed(BIRTH)
+    assert isinstance(birth, Record)
+    assert documents_of([birth, record]) == documents_of([birth])
+
+
+@pytest.mark.parametrize(
+    ("name", "mailbox"),
+    [("'A.b'", "A.b"), ("'A/b' (INBOX.A.b)", "INBOX.A.b"), ("'A' (b) (c)", "b) (c"), ("'A' (b' (c)", None)],
+)
+def test_a_mailbox_is_what_the_server_calls_it(name: str, mailbox: str | None) -> None:
+    begin = (
+        "dovecot: lmtp(alice)<1><oMe3DeiuCmuGUAAAMzN6MA>: sieve: msgid=<x>: fileinto action: stored mail into mailbox "
+    )
+    (found,) = [page["to"][0]["mailbox"] for page in documents_of(parsed_records(begin + name))] or [None]
+    assert found == mailbox
+
+
+def parsed_records(text: str) -> list[Record]:
+    return [each for each in (parsed(text),) if isinstance(each, Record)]
 
 
 @pytest.mark.parametrize("verdict", ["pass", "fail", "none", "temperror"])

@@ -60,6 +60,9 @@ def read_saved(text: str, _program: str) -> Attempted:
 def read_stored(text: str, _program: str) -> Attempted | None:
     """`fileinto action: stored mail into mailbox 'Lists.announce'`, or without an action: the mail was kept."""
     mailbox = text.partition("stored mail into mailbox '")[2]
+    if mailbox[-1:] == ")":  # the script's name for it, and in brackets the server's [sieve-actions.c]
+        _, found, name = mailbox.partition("' (")
+        return _attempt(text, "delivered", mailbox=name[:-1]) if found and "' (" not in name else None
     return _attempt(text, "delivered", mailbox=mailbox[:-1]) if mailbox[-1:] == "'" else None
 
 

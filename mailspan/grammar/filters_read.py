@@ -133,10 +133,15 @@ def read_no_key(text: str, program: str) -> Filtered:
     return Filtered(program, "key retrieval failed", detail=text.removeprefix("key retrieval failed ")[:_MAX_DETAIL])
 
 
-def read_dkim_remark(text: str, _program: str) -> Remarked | None:
+def read_remark(_text: str, _program: str) -> Remarked:
+    """`no signing table match for 'u@example.org'`: no verdict."""
+    return Remarked("filter detail")
+
+
+def read_dkim_remark(text: str, program: str) -> Remarked | None:
     """`client.example.org [198.51.100.7] not internal` and what else says nothing of the end."""
     is_known = text.endswith(" not internal") or (text.startswith("s=") and " SSL" in text)
-    return Remarked("filter detail") if is_known or text == "not authenticated" else None
+    return read_remark(text, program) if is_known or text == "not authenticated" else None
 
 
 def read_spf(text: str, program: str) -> Filtered | None:
