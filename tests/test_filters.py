@@ -6,7 +6,7 @@ import itertools
 import json
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from mailspan.record import Ignored, Record, Unparsed
 from reducer.assembler import Assembler
 from tests.fuzz.checks import as_stored, in_parts
 from tests.running import mailspan
+from tests.test_invariants import any_merge, records_like
 
 CORPUS = Path(__file__).parent / "corpus" / "filters"
 SETTINGS = TimeSettings(reference=int(datetime(2026, 11, 29, tzinfo=UTC).timestamp()), zone=UTC)
@@ -87,6 +88,42 @@ def test_any_split_of_the_lines_and_lines_that_come_twice_give_the_same_document
     assert wanted == twice
     for seed in range(3):
         assert in_parts(records, random.Random(seed)) == wanted  # noqa: S311  reproducible
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_order_within_a_second_gives_the_same_documents(name: str) -> None:
+    """Of the lines of one second those of one server's queue ID or process keep theirs; filters' lines keep none."""
+    records = records_of(lines_of(name))
+    wanted = in_parts(records_like(records), random.Random(0))  # noqa: S311  reproducible
+    for seed in range(4):
+        chance = random.Random(seed)  # noqa: S311  reproducible
+        logs: dict[object, list[Record]] = defaultdict(list)
+        for number, record in enumerate(records):
+            own = record.queue_id or (record.program, record.pid)
+            logs[own if record.program.startswith("postfix/") else number].append(record)
+        merged = any_merge(list(logs.values()), chance)
+        assert in_parts(records_like(merged), chance) == wanted
+
+
+@pytest.mark.slow
+def test_several_runs_over_growing_logs_equal_one(tmp_path: Path) -> None:
+    logs = {name: lines_of(name) for name in NAMES}
+    for name, lines in logs.items():
+        (tmp_path / f"{name}.log").write_text("".join(f"{line}\n" for line in lines))
+    files = [str(tmp_path / f"{name}.log") for name in NAMES]
+    wanted = mailspan("parse", "--zone", "UTC", *files).stdout.splitlines()
+    stamps = sorted(line[:19] for lines in logs.values() for line in lines)
+    store = f"sqlite:///{tmp_path}/mail.db"
+    for cut in (*(stamps[len(stamps) * part // 5] for part in range(1, 5)), stamps[-1]):
+        for name, lines in logs.items():
+            grown = [line for line in lines if line[:19] <= cut]
+            (tmp_path / f"{name}.log").write_text("".join(f"{line}\n" for line in grown))
+        assert mailspan("index", "--store", store, "--zone", "UTC", *files).returncode == 0
+    found = mailspan(
+        "search", "--store", store, "--json", "--mailboxes", "--probes", "-r", "100000", "-d", "2000-01-01"
+    )
+    assert sorted(found.stdout.splitlines()) == sorted(wanted)
+    assert len(wanted) > 100
 
 
 def test_a_session_with_slashes_is_the_same_after_a_restart() -> None:
