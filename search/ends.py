@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _WAITING = frozenset({"deferred", "queued", "held", "unknown"})
 """How it stands for a recipient who goes with the mail when that is requeued."""
+_NOT_TAKEN = "Blocked MTA-BLOCKED"
+"""amavis could not give the mail back, and told its server to try again."""
 _RANK = {outcome: rank for rank, outcome in enumerate(OUTCOMES)}
 
 
@@ -169,7 +171,11 @@ def judged(node: Node, attempt: Attempt) -> str:
     """Return an attempt's outcome; what a content filter of this host took and blocked did not go on."""
     if attempt.outcome != "relayed" or attempt.next_queue_id is not None or not is_loopback(attempt.relay):
         return attempt.outcome
-    said = [each for each in node.document.get("filters") or () if each.get("filter") == "amavis"]
+    said = [
+        each
+        for each in node.document.get("filters") or ()
+        if each.get("filter") == "amavis" and each.get("verdict") != _NOT_TAKEN
+    ]
     if not said or not all(str(each.get("verdict")).startswith("Blocked ") for each in said):
         return attempt.outcome
     is_kept = any(str(each.get("detail")).rpartition("; ")[2].startswith("quarantine: ") for each in said)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
+import orjson
 import pytest
 
 from mailspan.document import Document, documents
@@ -21,6 +22,8 @@ from mailspan.grammar import Parser
 from mailspan.queue_id import DOVECOT, IdForm
 from mailspan.record import Ignored, Record, Unparsed
 from reducer.assembler import Assembler
+from search.ends import judged
+from search.nodes import Nodes
 from tests.fuzz.checks import as_stored, in_parts
 from tests.running import mailspan
 from tests.test_invariants import any_merge, records_like
@@ -484,6 +487,24 @@ def test_a_trace_ends_in_the_mailbox(store: str, queue_id: str) -> None:
     assert sorted(ends, key=str) == ENDS[queue_id]
     assert len(trace["roots"]) == 1
     assert not [each for each in trace["missing"] if each["relay"] != "203.0.113.25"]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "outcome"),
+    [
+        (["Blocked SPAM"], "discarded"),
+        (["Blocked MTA-BLOCKED"], "relayed"),
+        (["Blocked MTA-BLOCKED", "Blocked SPAM"], "discarded"),
+        (["Blocked MTA-BLOCKED", "Passed CLEAN"], "relayed"),
+    ],
+)
+def test_what_amavis_blocked_for_good_ends_there(verdicts: list[str], outcome: str) -> None:
+    """Where it could not give the mail back, it only had its server try again."""
+    sent = "postfix/smtp[1]: 4A1B2C3D4E: to=<b@example.com>, relay=127.0.0.1[127.0.0.1]:10024, delay=1, status=sent (250 ok)"
+    lines = [AMAVIS.format(f"{verdict} {{X}},", "5 ms") for verdict in verdicts]
+    (page,) = documents_of([each for each in map(parsed, (BIRTH, *lines, sent)) if isinstance(each, Record)])
+    (node,) = Nodes([orjson.dumps(page)]).values()
+    assert judged(node, node.attempts[0]) == outcome
 
 
 def test_a_script_that_redirects_twice_has_an_end_for_each(store: str) -> None:
