@@ -1,8 +1,10 @@
 """The command line: finds the command, runs it, and turns what went wrong into one line and an exit code.
 
-Exit codes: 0 found or done, 1 nothing found, 2 usage, 3 a server or file failed, 130 interrupted. A command is a
-module with `add_arguments(parser)` and `run(args) -> int`; it is imported only when it is called, so that start stays
-fast. Help is --help alone: in `search`, -h is the host.
+Exit codes: 0 found or done, 1 nothing found, 2 usage, 3 a server or file failed, 130 interrupted, 143 terminated. What
+runs until told to stop ends with 0 when it is told so, even as it starts (mailspan/commands/stopping.py).
+
+A command is a module with `add_arguments(parser)` and `run(args) -> int`; it is imported only when it is called, so
+that start stays fast. Help is --help alone: in `search`, -h is the host.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from mailspan import __version__
+from mailspan.commands.stopping import Stop
 from mailspan.errors import MailspanError, UsageError
 from mailspan.settings import read_settings
 from mailspan.terminal import sanitise
@@ -26,11 +29,15 @@ if TYPE_CHECKING:
 
 
 class Command(NamedTuple):
-    """A command: its name, the module that has it, and what it does."""
+    """A command: its name, the module that has it, and what it does.
+
+    One that runs until told to stop is given `args.stop`, which hears signals before its module is imported.
+    """
 
     name: str
     module: str
     summary: str
+    runs_until_told: bool = False
 
 
 COMMANDS = (
@@ -39,11 +46,15 @@ COMMANDS = (
     Command("search", "mailspan.commands.search", "find transactions, newest first"),
     Command("trace", "mailspan.commands.trace", "follow a mail over all hosts, and say how it really ended"),
     Command("explain", "mailspan.commands.explain", "say in plain words what happened to a mail on one server"),
-    Command("web", "mailspan.commands.web", "a page for the help desk: search, traces, explanations"),
+    Command(
+        "web", "mailspan.commands.web", "a page for the help desk: search, traces, explanations", runs_until_told=True
+    ),
     Command("retention", "mailspan.commands.retention", "delete the documents of days that are too old"),
-    Command("produce", "mailspan.commands.produce", "lines of files or of standard input to Kafka"),
-    Command("reduce", "mailspan.commands.reduce", "lines of Kafka to documents, exactly once"),
-    Command("sink", "mailspan.commands.sink", "documents of Kafka to Elasticsearch"),
+    Command(
+        "produce", "mailspan.commands.produce", "lines of files or of standard input to Kafka", runs_until_told=True
+    ),
+    Command("reduce", "mailspan.commands.reduce", "lines of Kafka to documents, exactly once", runs_until_told=True),
+    Command("sink", "mailspan.commands.sink", "documents of Kafka to Elasticsearch", runs_until_told=True),
     Command("audit", "mailspan.commands.audit", "compare Kafka's documents of a day with those indexed, and mend"),
     Command("dead-letter", "mailspan.commands.dead_letter", "list or replay what no stage could use"),
     Command(
@@ -95,7 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    module, args = parse(arguments)
+    command, called = _call(arguments)
+    stop = Stop() if command.runs_until_told else None
+    module, args = _read(command, called)
+    args.stop = stop
     args.settings = read_settings(os.environ, args.config)
     if getattr(args, "store", "") is None and args.settings.store:
         args.store = args.settings.store
@@ -105,6 +119,11 @@ def _run(arguments: Sequence[str]) -> int:
 
 def parse(arguments: Sequence[str]) -> tuple[ModuleType, argparse.Namespace]:
     """Return the module of the command that is called, and its arguments. Raises UsageError."""
+    return _read(*_call(arguments))
+
+
+def _call(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
+    """Return the command that is called, without its module. Raises UsageError."""
     top = _top_parser()
     called = top.parse_args(arguments)
     if called.command is None:
@@ -113,6 +132,11 @@ def parse(arguments: Sequence[str]) -> tuple[ModuleType, argparse.Namespace]:
     if command is None:
         names = ", ".join(each.name for each in COMMANDS)
         top.error(f"no such command: {called.command!r}; expected one of {names}")
+    return command, called
+
+
+def _read(command: Command, called: argparse.Namespace) -> tuple[ModuleType, argparse.Namespace]:
+    """Return the module of a command, and its arguments. Raises UsageError."""
     module = import_module(command.module)
     parser = _ArgumentParser(
         prog=f"mailspan {command.name}", description=getattr(module, "DESCRIPTION", command.summary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -60,5 +61,11 @@ def mailspan_here(capture: pytest.CaptureFixture[str], *arguments: str, settings
             patched.delenv(name)
         for name, value in environment(settings).items():
             patched.setenv(name, value)
-        status = main(arguments)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            status = main(arguments)
+        finally:
+            signal.set_wakeup_fd(-1)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     return Done(status, *capture.readouterr())

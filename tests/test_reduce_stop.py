@@ -26,7 +26,8 @@ END_SECONDS = 10
 HELD = """
 import ctypes
 from mailspan.commands.stopping import Stop
-stop = Stop("held by a client")
+stop = Stop()
+stop.begin("held by a client")
 mutex = ctypes.create_string_buffer(256)
 lock = ctypes.CDLL(None).pthread_mutex_lock
 lock(mutex)

@@ -18,7 +18,6 @@ from mailspan.commands.logs import EXIT_DONE, EXIT_FILE_FAILED, read_zone
 from mailspan.commands.machine import state_folder, zone_name
 from mailspan.commands.producing import END_SECONDS, IDLE_SECONDS, TOLD_SECONDS, Surroundings, say
 from mailspan.commands.serving import serving
-from mailspan.commands.stopping import Stop
 from mailspan.errors import UsageError
 from mailspan.inputs.limits import allow_open_files
 from mailspan.line_key import LineKeys
@@ -33,6 +32,8 @@ from producers.tail import Clock, Tail, TailSettings
 
 if TYPE_CHECKING:
     import argparse
+
+    from mailspan.commands.stopping import Stop
 
 DESCRIPTION = (
     "Raw lines to Kafka's mail.raw: from log files and the journal, which are followed, from syslog senders,"
@@ -67,10 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if args.zone is not None:
         read_zone(args.zone)
     own, host = own_name(), log_host(args.log_host)
-    stop = Stop(
-        f"told to stop, and Kafka at {args.settings.kafka_bootstrap_servers} held the producer up; ended without its"
-        " answer. What has not arrived is read again at the next start where the input can be"
-    )
+    stop: Stop = args.stop
     allow_open_files()
     clock = Clock(time.monotonic, time.time)
     folder = state_folder(args.settings.state_dir)
@@ -88,6 +86,10 @@ def run(args: argparse.Namespace) -> int:
             input=args.input,
             partitions=args.settings.partitions,
             interval_seconds=0 if args.once else args.settings.canary_seconds,
+        )
+        stop.begin(
+            f"told to stop, and Kafka at {args.settings.kafka_bootstrap_servers} held the producer up; ended without"
+            " its answer. What has not arrived is read again at the next start where the input can be"
         )
         around = Surroundings(topic, clock, stop, served, canaries)
         try:

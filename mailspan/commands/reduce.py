@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from mailspan.commands.host_name import own_name
 from mailspan.commands.logs import read_zone, read_zones
 from mailspan.commands.serving import serving
-from mailspan.commands.stopping import Stop
 from mailspan.errors import UsageError
 from mailspan.kafka_settings import client_config
 from mailspan.terminal import sanitise
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     import argparse
     from datetime import tzinfo
 
+    from mailspan.commands.stopping import Stop
     from mailspan.settings import Settings
 
 DESCRIPTION = "Lines of Kafka's mail.raw to documents in mail.transactions."
@@ -59,10 +59,7 @@ def run(args: argparse.Namespace) -> int:
         host_aliases=settings.host_aliases,
         rejections=settings.rejections == "index",
     )
-    stop = Stop(
-        f"told to stop, and Kafka at {settings.kafka_bootstrap_servers} held the reducer up; ended without its answer."
-        " Nothing is lost: what was not committed is read again at the next start"
-    )
+    stop: Stop = args.stop
     with serving(settings.metrics_address, STAGE, stop, _say) as served:
         loop = Loop(
             client_config(settings),
@@ -75,6 +72,10 @@ def run(args: argparse.Namespace) -> int:
             checkpoint=_crash_here,
         )
         loop.turned, served.figures, served.is_ready = served.turn, loop.figures, lambda: loop.is_ready
+        stop.begin(
+            f"told to stop, and Kafka at {settings.kafka_bootstrap_servers} held the reducer up; ended without its"
+            " answer. Nothing is lost: what was not committed is read again at the next start"
+        )
         loop.run(stop)
     return 0
 

@@ -15,7 +15,6 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 from mailspan.commands.serving import serving
-from mailspan.commands.stopping import Stop
 from mailspan.kafka_settings import client_config
 from mailspan.terminal import sanitise
 from sink.canary_index import CanaryIndex
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     import argparse
 
     from mailspan.commands.serving import Served
+    from mailspan.commands.stopping import Stop
     from mailspan.settings import Settings
     from sink.elasticsearch_settings import Connection
 
@@ -51,11 +51,7 @@ def run(args: argparse.Namespace) -> int:
     settings: Settings = args.settings
     connection = connection_of(settings)
     config = client_config(settings)
-    stop = Stop(
-        f"told to stop, and Elasticsearch at {connection.shown} or Kafka at {settings.kafka_bootstrap_servers} held"
-        " the sink up; ended without its answer. Nothing is lost: what was not committed is read again at the next"
-        " start"
-    )
+    stop: Stop = args.stop
     with serving(settings.metrics_address, STAGE, stop, _say) as served:
         _run(settings, connection, SinkKafka(config, settings.topic_prefix, stop, _say), stop, served)
     return 0
@@ -69,20 +65,22 @@ def _run(settings: Settings, connection: Connection, kafka: SinkKafka, stop: Sto
         return first_kept_day(today, min(settings.retention_days, today.toordinal())), last_taken_day(today)
 
     with Server(connection) as server:
-        writer = _writer(server, settings, days()[0], stop, waiting)
-        if writer is not None:
-            canaries = CanaryIndex(server, settings.index_prefix, epoch=time.time, report=_say)
-            loop = Loop(kafka, writer, canaries, waiting, stop, days=days, report=_say, epoch=time.time)
-            loop.turned, served.figures, served.is_ready = served.turn, loop.figures, lambda: kafka.is_ready
-            loop.run()
+        writer = _writer(server, settings, days()[0], waiting)
+        canaries = CanaryIndex(server, settings.index_prefix, epoch=time.time, report=_say)
+        loop = Loop(kafka, writer, canaries, waiting, stop, days=days, report=_say, epoch=time.time)
+        loop.turned, served.figures, served.is_ready = served.turn, loop.figures, lambda: kafka.is_ready
+        stop.begin(
+            f"told to stop, and Elasticsearch at {connection.shown} or Kafka at {settings.kafka_bootstrap_servers} held"
+            " the sink up; ended without its answer. Nothing is lost: what was not committed is read again at the next"
+            " start"
+        )
+        loop.run()
 
 
-def _writer(
-    server: Server, settings: Settings, first_kept: date, stop: Stop, waiting: Waiting
-) -> ElasticsearchWriter | None:
-    """Return the writer, as soon as the server answers; None where told to stop before. Raises as `run` does."""
+def _writer(server: Server, settings: Settings, first_kept: date, waiting: Waiting) -> ElasticsearchWriter:
+    """Return the writer, as soon as the server answers. Raises as `run` does."""
     deadline = time.monotonic() + _START_SECONDS
-    while not stop.is_set:
+    while True:
         try:
             server.version()
             return ElasticsearchWriter(
@@ -92,7 +90,6 @@ def _writer(
             if time.monotonic() > deadline:
                 raise
             time.sleep(_AGAIN_SECONDS)
-    return None
 
 
 def _say(message: str) -> None:

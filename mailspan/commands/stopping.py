@@ -1,6 +1,9 @@
 """How a long-running command is told to stop, and that it ends in time whatever its clients do.
 
-The first SIGTERM or SIGINT sets a flag and the one deadline that all waits share; further signals change nothing.
+Until it has begun (imports, settings, the first answer of a server) it has nothing to end in order: either signal ends
+the process at once, with one line and exit code 0. From then on the first one sets a flag and the one deadline that all
+waits share; further signals change nothing.
+
 Signals interrupt nothing half-way. But some calls of the Kafka client wait longer than they are told to, or have no
 limit at all, and Python runs no handler of ours meanwhile. So a thread reads the signals from the descriptor that the
 interpreter's C handler writes them to; LAST_SECONDS later it ends the process without goodbye. That loses nothing:
@@ -16,7 +19,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from mailspan.terminal import sanitise
 
@@ -28,14 +31,15 @@ ORDERLY_SECONDS = 6.0
 LAST_SECONDS = 8.5
 """So long after the signal the process ends, whatever holds it."""
 EXIT_HELD = 3
+EXIT_STOPPED = 0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
-    """Whether to stop, and how much time is left for it. `late` is said where the process had to be ended."""
+    """Whether to stop, and how much time is left for it. Made before anything that takes time."""
 
-    def __init__(self, late: str) -> None:
-        self._late = late
+    def __init__(self) -> None:
+        self._late: str | None = None
         self.asked_at = time.monotonic()
         """When it was last asked: loops ask each time they turn, and wherever they wait. So this tells who is alive."""
         self._told_at: float | None = None
@@ -46,6 +50,10 @@ class Stop:
         for number in _SIGNALS:
             signal.signal(number, self._handle)
         threading.Thread(target=self._watch, name="stop", daemon=True).start()
+
+    def begin(self, late: str) -> None:
+        """Have a signal only ask to stop from now on. `late` is said where the process has to be ended all the same."""
+        self._late = late
 
     @property
     def is_set(self) -> bool:
@@ -73,9 +81,15 @@ class Stop:
         while not set(_SIGNALS) & set(self._woken.recv(64)):
             pass
         told_at = self._set()
+        if self._late is None:
+            _end("told to stop before it began", EXIT_STOPPED)
         time.sleep(max(0.0, told_at + LAST_SECONDS - time.monotonic()))
-        # Not by sys.stderr: a thread that hangs may hold its lock; and not where nobody reads it, or it is closed.
-        with suppress(OSError):
-            if select.select([], [2], [], 0)[1]:
-                os.write(2, f"mailspan: {sanitise(self._late)}\n".encode("utf-8", "backslashreplace"))
-        os._exit(EXIT_HELD)
+        _end(self._late, EXIT_HELD)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    # Not by sys.stderr: a thread that hangs may hold its lock; and not where nobody reads it, or it is closed.
+    with suppress(OSError):
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, f"mailspan: {sanitise(message)}\n".encode("utf-8", "backslashreplace"))
+    os._exit(code)

@@ -21,7 +21,6 @@ from mailspan.commands.logs import read_zone
 from mailspan.commands.machine import state_folder, zone_name
 from mailspan.commands.serving import ServeError, serving
 from mailspan.commands.small_http import listen
-from mailspan.commands.stopping import Stop
 from mailspan.errors import UsageError
 from mailspan.terminal import sanitise
 from sink.elasticsearch_settings import connection_of, is_elasticsearch
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from mailspan.commands.serving import Served
+    from mailspan.commands.stopping import Stop
     from mailspan.settings import Settings
     from web.stores import Store
 
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     check(settings)
     around = _surroundings(args.store, settings)
     around.audit.check()
-    stop = Stop("told to stop, and an answer held the page up; ended without it")
+    stop: Stop = args.stop
     host, port = settings.web_address
     try:
         listener = listen(host, port)
@@ -117,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
     with serving(settings.metrics_address, STAGE, stop, _say) as served:
         served.figures, served.is_ready = around.figures.show, lambda: True
         _say(f"the page is at http://{_shown(host, listener.getsockname()[1])}/")
+        stop.begin("told to stop, and an answer held the page up; ended without it")
         try:
             _serve(App(around), listener, stop, served)
         finally:
