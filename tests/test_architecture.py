@@ -116,7 +116,7 @@ def test_one_file_imports_each_part_of_the_page_s_framework() -> None:
             users.setdefault(name.partition(".")[0], []).append(path)
     assert users["werkzeug"] == ["web/app.py"]
     assert users["jinja2"] == users["markupsafe"] == ["web/pages.py"]
-    assert set(users["waitress"]) == {"mailspan/commands/web.py"}
+    assert set(users["waitress"]) == {"mailspan/commands/web_server.py"}
 
 
 def test_what_the_page_decides_is_pure() -> None:

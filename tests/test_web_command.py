@@ -120,6 +120,40 @@ def test_who_connects_and_says_nothing_holds_nobody_up(behind: Served) -> None:
             each.close()
 
 
+@pytest.mark.parametrize(
+    "said", [b"", b"GET / HT", b"GET /style.css HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-User: a\r\n\r\n"]
+)
+def test_many_that_ask_nothing_keep_nobody_out(behind: Served, said: bytes) -> None:
+    """Nor do many that ask and then keep their connections."""
+    host, _, port = urlsplit(behind.url).netloc.partition(":")
+    with ExitStack() as connections:
+        for _ in range(300):
+            connections.enter_context(socket.create_connection((host, int(port)))).sendall(said)
+        assert get(behind.url, "/style.css", **{"X-Forwarded-User": "carol"})[0] == 200
+
+
+def test_who_waits_for_an_answer_is_not_cut_off_for_others(tmp_path: Path) -> None:
+    asked_for, goes_on = threading.Event(), threading.Event()
+
+    def reply(asked: Asked) -> Reply:
+        if asked.path != "/":
+            asked_for.set()
+            goes_on.wait(30)
+        return 200, {"version": {"number": "7.17.29"}}
+
+    with scripted_http(reply) as url, served(url, tmp_path) as page, ExitStack() as connections:
+        host, _, port = urlsplit(page.url).netloc.partition(":")
+        waits = connections.enter_context(socket.create_connection((host, int(port)), timeout=20))
+        waits.sendall(b"GET /?to=a@b HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert asked_for.wait(30)
+        others = [connections.enter_context(socket.create_connection((host, int(port)))) for _ in range(300)]
+        assert get(page.url, "/style.css")[0] == 200
+        goes_on.set()
+        assert waits.recv(12) == b"HTTP/1.1 503"  # an answer, though what was scripted is none of an Elasticsearch
+        others[0].settimeout(5)
+        assert others[0].recv(1) == b""
+
+
 @pytest.mark.parametrize("request_", [b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])
 def test_who_asks_byte_by_byte_is_cut_off(tmp_path: Path, request_: bytes) -> None:
     store = write(tmp_path / "mail.db", [document()])

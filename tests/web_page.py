@@ -101,8 +101,8 @@ def served(store: str, folder: Path, client_seconds: float = 60.0, /, **settings
     `client_seconds`: what a client may take for a question.
     """
     start = (
-        "import sys, mailspan.commands.web as web; from mailspan.__main__ import main;"
-        f" web._CLIENT_SECONDS = {client_seconds}; sys.exit(main())"
+        "import sys, mailspan.commands.web_server as server; from mailspan.__main__ import main;"
+        f" server._CLIENT_SECONDS = {client_seconds}; sys.exit(main())"
     )
     given = {"WEB_ADDRESS": "127.0.0.1:0", "WEB_AUDIT_LOG": str(folder / "audit.jsonl"), "WEB_ZONE": "UTC", **settings}
     errors = folder / "errors"

@@ -52,7 +52,7 @@ LONGEST_QUERY = 8000
 _MOST_FIELDS = 40
 _CROWDED = "Too many others are looking things up just now; try again in a moment."
 
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none';"
         " base-uri 'none'"
@@ -164,7 +164,7 @@ class App:
         except Exception as error:  # noqa: BLE001 - a fault of ours must not show its inside
             self._around.report(f"{request.path[:100]} failed ({type(error).__name__}: {error})")
             response = self._error(500, "This is a fault of the program; its operator was told.")
-        for name, value in _HEADERS.items():
+        for name, value in HEADERS.items():
             response.headers[name] = value
         self._around.figures.note(page, response.status_code, time.monotonic() - started)
         return response(environ, start_response)
