@@ -95,7 +95,10 @@ def test_what_is_not_the_header_names_nobody(behind: Served, header: bytes) -> N
     ],
 )
 def test_odd_requests_get_an_error_and_hurt_nobody(behind: Served, request_: bytes, status: bytes) -> None:
-    assert sent(behind.url, request_).split()[1] == status
+    answer = sent(behind.url, request_)
+    assert answer.split()[1] == status
+    assert b"\r\nContent-Security-Policy: default-src 'none'" in answer
+    assert b"\r\nX-Content-Type-Options: nosniff\r\n" in answer
     assert get(behind.url, "/style.css", **{"X-Forwarded-User": "carol"})[0] == 200
 
 

@@ -1,7 +1,8 @@
 """waitress as `mailspan web` uses it: the only file that imports it.
 
-waitress keeps slow clients apart from the threads that look things up. Added here: what a client may take, and room for
-new connections when there are too many. What a page says is in web/.
+waitress keeps slow clients apart from the threads that look things up. Added here: what a client may take, room for new
+connections when there are too many, and the headers of its own answers, to requests that it cannot read. What a page
+says is in web/.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.server import create_server
+from waitress.task import ErrorTask
 
-from web.app import LONGEST_QUERY, MOST_LOOKUPS, MOST_WAITING
+from web.app import HEADERS, LONGEST_QUERY, MOST_LOOKUPS, MOST_WAITING
 
 if TYPE_CHECKING:
     import socket
@@ -33,6 +35,19 @@ _SILENT_SECONDS = 30
 _CLIENT_SECONDS = 60.0
 """What a client may take to fetch an answer and to ask the next question, however slowly the bytes come."""
 _HEADER_BYTES = LONGEST_QUERY + 16_384
+
+
+class _Refusing(ErrorTask):
+    """The answer to a request that waitress refuses itself: to a browser, a page like any other."""
+
+    def execute(self) -> None:
+        """Write the answer."""
+        self.response_headers.extend(HEADERS.items())
+        super().execute()
+
+
+class _Channel(HTTPChannel):
+    error_task_class = _Refusing
 
 
 class _Turns:
@@ -87,6 +102,7 @@ def serve(app: App, listener: socket.socket, stop: Stop, turned: Callable[[], No
         clear_untrusted_proxy_headers=True,
         ident=None,
     )
+    server.channel_class = _Channel
     while not stop.is_set:
         wasyncore.loop(_TURN_SECONDS, use_poll=True, map=sockets, count=1)
         turns.cut_off_late(sockets)
