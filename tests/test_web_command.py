@@ -77,6 +77,26 @@ def test_it_answers_over_a_socket(behind: Served) -> None:
 
 
 @pytest.mark.parametrize(
+    "more", [b"X-Forwarded-User: root", b"x-forwarded-user:root", b"A: b\r\nX-FORWARDED-USER: ann"]
+)
+def test_who_is_named_twice_is_nobody(behind: Served, more: bytes) -> None:
+    """Else a proxy that adds its header to the browser's would have `ann, root` ask."""
+    log = behind.errors.parent / "audit.jsonl"
+    before = log.read_bytes() if log.exists() else b""
+    request_ = b"GET /?to=a@b HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-User: ann\r\n" + more + b"\r\n\r\n"
+    answer = sent(behind.url, request_)
+    assert answer.split()[1] == b"400"
+    assert b"X-Forwarded-User is there twice" in answer
+    assert (log.read_bytes() if log.exists() else b"") == before
+
+
+def test_a_name_may_have_commas(behind: Served) -> None:
+    assert get(behind.url, "/?to=a@b", **{"X-Forwarded-User": "CN=ann,O=Example, Inc."})[0] == 200
+    last = orjson.loads((behind.errors.parent / "audit.jsonl").read_bytes().splitlines()[-1])
+    assert last["user"] == "CN=ann,O=Example, Inc."
+
+
+@pytest.mark.parametrize(
     "header", [b"X_Forwarded_User: root", b"X-Forwarded-Users: root", b"X-Forwarded-User:", b"X-Forwarded-User : root"]
 )
 def test_what_is_not_the_header_names_nobody(behind: Served, header: bytes) -> None:

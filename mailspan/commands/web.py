@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         _say(f"the page is at http://{_shown(host, listener.getsockname()[1])}/")
         stop.begin("told to stop, and an answer held the page up; ended without it")
         try:
-            serve(App(around), listener, stop, served.turn)
+            serve(App(around), settings.web_user_header, listener, stop, served.turn)
         finally:
             around.store.close()
     return 0

@@ -1,8 +1,8 @@
 """waitress as `mailspan web` uses it: the only file that imports it.
 
 waitress keeps slow clients apart from the threads that look things up. Added here: what a client may take, room for new
-connections when there are too many, and the headers of its own answers, to requests that it cannot read. What a page
-says is in web/.
+connections when there are too many, that a request names one user at most, and the headers of its own answers, to
+requests that it cannot read. What a page says is in web/.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError, get_header_lines
 from waitress.server import create_server
 from waitress.task import ErrorTask
 
@@ -46,8 +47,25 @@ class _Refusing(ErrorTask):
         super().execute()
 
 
-class _Channel(HTTPChannel):
-    error_task_class = _Refusing
+def _channel(user_header: str) -> type[HTTPChannel]:
+    """Return what reads requests. One that has the user's header twice is refused: nobody knows which one to believe.
+
+    waitress joins such headers with a comma, which a user's name may have itself, as those of certificates do.
+    """
+    start = f"{user_header}:".lower().encode()
+
+    class Parser(HTTPRequestParser):
+        def parse_header(self, header_plus: bytes) -> None:
+            super().parse_header(header_plus)
+            lines = get_header_lines(header_plus.partition(b"\r\n")[2])
+            if user_header and sum(line.lower().startswith(start) for line in lines) > 1:
+                raise ParsingError(f"{user_header} is there twice")
+
+    class Channel(HTTPChannel):
+        parser_class = Parser
+        error_task_class = _Refusing
+
+    return Channel
 
 
 class _Turns:
@@ -83,8 +101,11 @@ class _Turns:
                 channels[client].will_close = True
 
 
-def serve(app: App, listener: socket.socket, stop: Stop, turned: Callable[[], None]) -> None:
-    """Serve until told to stop; answers that are under way then get some seconds. `turned` is called at each turn."""
+def serve(app: App, user_header: str, listener: socket.socket, stop: Stop, turned: Callable[[], None]) -> None:
+    """Serve until told to stop; answers that are under way then get some seconds. `turned` is called at each turn.
+
+    `user_header` is that in which a proxy names the user; empty: there is none.
+    """
     logging.getLogger("waitress").addHandler(logging.NullHandler())
     logging.getLogger("waitress").propagate = False
     sockets: dict[int, wasyncore.dispatcher] = {}
@@ -102,7 +123,7 @@ def serve(app: App, listener: socket.socket, stop: Stop, turned: Callable[[], No
         clear_untrusted_proxy_headers=True,
         ident=None,
     )
-    server.channel_class = _Channel
+    server.channel_class = _channel(user_header)
     while not stop.is_set:
         wasyncore.loop(_TURN_SECONDS, use_poll=True, map=sockets, count=1)
         turns.cut_off_late(sockets)
