@@ -19,6 +19,7 @@ from confluent_kafka import (
     KafkaException,
     Message,
     Producer,
+    TopicCollection,
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
@@ -50,6 +51,9 @@ _LEAST_SECONDS = 0.05  # 0 would mean not to look at all
 
 _HARMLESS = frozenset({KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._MAX_POLL_EXCEEDED})  # noqa: SLF001 - its public names
 """What the client mends by itself; after the last one it joins the group again."""
+_NO_ANSWER = frozenset({KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})  # noqa: SLF001 - its public names
+_NO_ID = "A" * 22
+"""What the client says for an older broker, whose topics have none: sixteen bytes of zero."""
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})  # noqa: SLF001 - its public names
 _OVER = _FENCED | {KafkaError._FATAL}  # noqa: SLF001 - its public name
 """After these no new client is taken: it would end what the other reducer does that has the name now."""
@@ -175,7 +179,7 @@ class ReducerKafka:
         }
         self._producer = Producer(self._producer_config)
         self._state_config = quiet
-        self._admin: AdminClient | None = None  # as soon as somebody asks for figures
+        self._admin: AdminClient | None = None
         self._retention = TopicRetention(topic_name(self._prefix, RAW), STAGE, self._ask_for_settings, self._report)
         self._watermarks = Consumer(
             {**quiet, "group.id": f"{self._prefix}-reducer-watermarks", "isolation.level": "read_uncommitted"}
@@ -251,6 +255,20 @@ class ReducerKafka:
             return None
         return found
 
+    def topic_id(self) -> str | None:
+        """Return the ID of mail.raw, another where that is made anew; empty: none is told; None: nobody answers now."""
+        topic = topic_name(self._prefix, RAW)
+        admin = self._admin_client()
+        asked = admin.describe_topics(TopicCollection([topic]), request_timeout=self._seconds(_ASK_SECONDS))[topic]
+        try:
+            found = str(asked.result().topic_id)
+        except KafkaException as error:
+            fault: KafkaError = error.args[0]
+            return None if fault.retriable() or fault.code() in _NO_ANSWER else ""
+        finally:
+            admin.poll(0)  # what it has to say of its connections would be kept for ever
+        return "" if found == _NO_ID else found
+
     def end(self, partition: int) -> int | None:
         """Return where a partition of mail.raw ends, as the client last heard; None where it has not. Asks nobody."""
         place = TopicPartition(topic_name(self._prefix, RAW), partition)
@@ -267,10 +285,13 @@ class ReducerKafka:
         return self._retention.figures(time.monotonic())
 
     def _ask_for_settings(self) -> Promise:
+        resource = ConfigResource(ResourceType.TOPIC, topic_name(self._prefix, RAW))
+        return self._admin_client().describe_configs([resource])[resource]
+
+    def _admin_client(self) -> AdminClient:
         if self._admin is None:
             self._admin = AdminClient(self._state_config)
-        resource = ConfigResource(ResourceType.TOPIC, topic_name(self._prefix, RAW))
-        return self._admin.describe_configs([resource])[resource]
+        return self._admin
 
     def _must_wait(self, error: KafkaException, place: TopicPartition) -> None:
         """Raise ReducerError unless asking again may help."""

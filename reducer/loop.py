@@ -82,6 +82,7 @@ class Loop:
         self._waiting: dict[int, float] = {}  # assigned, their state not read yet; since when
         self._reader: StateReader | None = None
         self._reading: set[int] = set()  # those of `_reader`
+        self._topic_id = ""  # of mail.raw, as it was when `_reader` was made
         self._parts: dict[int, dict[str, int]] = {}  # of each partition: into how many records a large snapshot went
         self._dirty_since: float | None = None
         self._all_written = 0.0
@@ -247,11 +248,15 @@ class Loop:
     def _restore(self) -> None:
         """Read a piece of the stored state; partitions whose state is complete begin to run."""
         if self._reader is None:
+            topic_id = self._kafka.topic_id()
+            if topic_id is None:
+                return  # nobody answers: the next step asks again
+            self._topic_id = topic_id
             self._reading = set(self._waiting)
             self._reader = self._kafka.state_reader(sorted(self._reading))
         reader = self._reader
         if reader is None:
-            return  # nobody answers: the next step asks again
+            return
         for number in reader.read(_RESTORE_RECORDS, _READ_SECONDS):
             if self._kafka.is_to_stop():
                 return
@@ -272,16 +277,28 @@ class Loop:
             partition.restore(state)
         except SnapshotError as error:
             raise self._unreadable(number, error) from error
-        partition.offset = self._place(number, partition.offset if META in state else None, *found)
+        is_another = bool(self._topic_id and partition.topic_id not in {"", self._topic_id})
+        offset = partition.offset if META in state else None
+        partition.offset = self._place(number, offset, *found, is_another=is_another)
+        partition.topic_id = self._topic_id or partition.topic_id
         if self._kafka.seek(number, partition.offset):
             self._partitions[number], self._parts[number] = partition, parts
             self._figures.begin(number, partition.offset, found[1])
             self._figures.restores.observe(time.monotonic() - self._waiting.pop(number))
 
-    def _place(self, number: int, offset: int | None, low: int, high: int) -> int:
-        """Return where to go on in a partition that has the records from `low` to before `high`; says what is gone."""
+    def _place(self, number: int, offset: int | None, low: int, high: int, *, is_another: bool) -> int:
+        """Return where to go on in a partition that has the records from `low` to before `high`; says what is gone.
+
+        `is_another`: the topic was deleted and made anew since.
+        """
         topic = topic_name(self._prefix, RAW)
         if offset is None:
+            return low
+        if is_another:
+            self._report(
+                f"{topic} partition {number} was read up to {offset}, and is of another topic now, which was made anew;"
+                " reading all of it"
+            )
             return low
         if offset < low:
             self._figures.lost_records += low - offset

@@ -48,11 +48,15 @@ class Watermark(msgspec.Struct, array_like=True):
 
 
 class Meta(msgspec.Struct):
-    """How far a partition's state goes: the offset of the next record of mail.raw, and the watermarks."""
+    """How far a partition's state goes: the offset of the next record of mail.raw, and the watermarks.
+
+    `topic_id` is that of the mail.raw that the offset is of; empty where no broker told it.
+    """
 
     offset: int
     watermarks: dict[str, Watermark]
     schema: int = 1
+    topic_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,8 @@ class Partition:
     def __init__(self, options: Options, number: int = 0, partitions: int = 0) -> None:
         self.offset = 0
         """The offset of the next record to apply."""
+        self.topic_id = ""
+        """Of which mail.raw that is; see Meta."""
         self.counts = Counts()
         """What was counted since `take_counts`; `read` and `last_read` are up to date only then, and after `output`."""
         self._noted = 0
@@ -148,7 +154,7 @@ class Partition:
                 meta = msgspec.msgpack.decode(raw, type=Meta)
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise SnapshotError(f"the record of a partition's offsets cannot be read: {error}") from error
-            self.offset, self._watermarks = meta.offset, meta.watermarks
+            self.offset, self.topic_id, self._watermarks = meta.offset, meta.topic_id, meta.watermarks
             self._newest_read = max((each.read for each in meta.watermarks.values()), default=0)
         try:
             self._assembler.restore(state)
@@ -249,7 +255,7 @@ class Partition:
         changes = self._assembler.changed(urgent_only=urgent_only)
         state = self._assembler.snapshot_changes()
         self._forget_watermarks()
-        state[META] = msgspec.msgpack.encode(Meta(self.offset, self._watermarks))
+        state[META] = msgspec.msgpack.encode(Meta(self.offset, self._watermarks, topic_id=self.topic_id))
         self._note_read(self._reading)
         read = min(self.counts.read, default=self.counts.last_read)
         return Output(changes.documents, changes.withdrawn, state, self.offset, read, tuple(self.counts.canaries))

@@ -179,6 +179,18 @@ def test_state_that_cannot_be_read_is_one_error(key: str, value: bytes) -> None:
         Partition(OPTIONS).restore({key: value})
 
 
+def test_whose_offset_it_is_is_kept_and_not_asked_of_older_state() -> None:
+    partition = Partition(OPTIONS)
+    partition.restore({META: msgspec.msgpack.encode({"offset": 5, "watermarks": {}, "schema": 1})})
+    assert (partition.offset, partition.topic_id) == (5, "")
+    partition.topic_id = "kMhRvkMvQxqTpZ5uYtBv0w"
+    state = partition.output(urgent_only=True).state[META]
+    assert state is not None
+    other = Partition(OPTIONS)
+    other.restore({META: state})
+    assert (other.offset, other.topic_id) == (5, "kMhRvkMvQxqTpZ5uYtBv0w")
+
+
 def test_as_many_generations_as_one_likes_cost_bounded_state() -> None:
     """Those that were read last are kept: what a producer sends twice, it sends soon."""
     marks = {f"{number:032x}": Watermark(7, 1795500000 + number) for number in range(70000)}

@@ -17,7 +17,8 @@ from confluent_kafka.admin import AdminClient
 
 from mailspan.partition import partition_of
 from reducer.kafka import Assignments, ReducerKafka
-from reducer.loop import STEPS
+from reducer.loop import STEPS, Loop
+from reducer.partition import Options
 from tests.chaos.__main__ import CONTROL, run
 from tests.chaos.fleet import PARTITIONS, Child, Fleet
 from tests.chaos.oracle import canaries_of, expected, judge, newest, settle
@@ -269,7 +270,7 @@ def wait_for(done: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 def test_records_that_are_gone_are_told_and_not_passed_over(fleet: Fleet) -> None:
-    """Retention deleted what was not read yet; then the topic is created again, and begins at 0."""
+    """Retention deleted what was not read yet; then the topic is created again twice, shorter than it was and longer."""
     set_up(fleet.environment())
     reducer = reducers(fleet)[0]
     send(fleet, "raw", b"mx1", mails(0, 20))
@@ -287,15 +288,30 @@ def test_records_that_are_gone_are_told_and_not_passed_over(fleet: Fleet) -> Non
     assert f"{raw} partition 0: 30 records were deleted before they were read (offsets 20 to 49)" in (
         reducer.log.read_text()
     )
-    for future in admin.delete_topics([raw]).values():
-        future.result(60)
-    wait_for(lambda: raw not in admin.list_topics(timeout=10).topics)
-    set_up(fleet.environment())
-    send(fleet, "raw", b"mx1", mails(60, 70))
-    reducer.start()
-    wait_for(lambda: len(newest(fleet)) == 40)
-    assert reducer.end(signal.SIGTERM) == 0
-    assert f"{raw} partition 0 ends at 10, but was read up to 60 before" in reducer.log.read_text()
+    for begin, end, read_before, in_all in ((60, 70, 60, 40), (70, 90, 10, 60)):
+        for future in admin.delete_topics([raw]).values():
+            future.result(60)
+        wait_for(lambda: raw not in admin.list_topics(timeout=10).topics)
+        set_up(fleet.environment())
+        send(fleet, "raw", b"mx1", mails(begin, end))
+        reducer.start()
+        wait_for(lambda wanted=in_all: len(newest(fleet)) == wanted)  # type: ignore[misc]
+        assert reducer.end(signal.SIGTERM) == 0
+        assert f"{raw} partition 0 was read up to {read_before}, and is of another topic now" in reducer.log.read_text()
+
+
+def test_without_ids_a_topic_that_was_made_anew_is_known_by_its_end() -> None:
+    """As an older broker has none, and the state of an older reducer."""
+    said: list[str] = []
+    config = {"bootstrap.servers": "127.0.0.1:1"}
+    loop = Loop(
+        config, "mail", "one", Options(lambda _name: None), commit_seconds=1.0, report=said.append, epoch=time.time
+    )
+    assert loop._place(0, 60, 0, 10, is_another=False) == 0  # noqa: SLF001
+    assert said.pop().startswith("mail.raw partition 0 ends at 10, but was read up to 60 before")
+    assert loop._place(0, 10, 0, 20, is_another=False) == 10  # noqa: SLF001
+    assert loop._place(0, None, 5, 20, is_another=True) == 5  # noqa: SLF001
+    assert not said
 
 
 def test_state_that_cannot_be_read_gets_one_clear_line(fleet: Fleet) -> None:
