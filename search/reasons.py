@@ -21,6 +21,7 @@ CLASSES = (
 
 _LOOKED_AT = 4096
 _TEMPORARY = "4"
+_FINAL = "5"
 _DSN_PARTS = 3
 
 
@@ -38,7 +39,7 @@ class Rule:
     dsns: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     level: str = ""
-    """4: temporary failures only."""
+    """4: temporary failures only; 5: final ones only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +69,37 @@ RULES: tuple[Rule, ...] = (
         words=("tls is required", "cannot start tls", "tls handshake failed"),
     ),
     Rule(
+        "TLS",
+        "a certificate that does not fit",
+        "Server certificate not verified",
+        "csware/postfix-tls-policy#9",
+        dsn="4.7.5",
+        words=("server certificate not", "tlsa lookup error"),
+    ),
+    Rule(
+        "TLS",
+        "the server takes mail by TLS only",
+        "host mx.example.com[54.186.28.113] said: 530 5.7.0 Must issue a STARTTLS command first (in reply to "
+        "MAIL FROM command)",
+        "zrm/snow#3",
+        dsn="5.7.0",
+        words=(
+            "must issue a starttls",
+            "session encryption is required",
+            "over a tls connection",
+            "a tls session is required",
+            "tls required for",
+            "tls session: (",
+        ),
+    ),
+    Rule(
         "policy",
         "rate limit of the recipient",
         "450-4.2.1 The user you are trying to contact is receiving mail at a rate that 450-4.2.1 prevents additional "
         "messages from being delivered.",
         "getlantern/lantern_aws#80",
         dsn="4.2.1",
-        words=("is receiving mail at a rate",),
+        words=("is receiving mail at a rate", "is receiving mail too quickly"),
     ),
     Rule(
         "policy",
@@ -82,7 +107,7 @@ RULES: tuple[Rule, ...] = (
         '4.7.1 Ratelimit "user" exceeded',
         "hardware/mailserver#152",
         dsn="4.7.1",
-        words=("ratelimit",),
+        words=("ratelimit", "sending quota", "sending limit"),
     ),
     Rule(
         "unknown user",
@@ -139,6 +164,42 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "reputation",
+        "the sending server is banned",
+        "host example-com.mail.protection.outlook.com[213.199.154.202] said: 550 5.7.606 Access denied, "
+        "banned sending IP [192.0.2.1]. To request removal from this list please visit "
+        "https://sender.office.com/ and follow the directions.",
+        "JamBrain/JamBrain#271",
+        dsn="5.7.606",
+        words=("access denied, banned", "traffic not accepted from this ip"),
+    ),
+    Rule(
+        "reputation",
+        "the sending server is on a block list of Proofpoint",
+        "host mx1.mail.icloud.com[17.158.8.68] said: 550 5.7.0 Blocked - see "
+        "https://support.proofpoint.com/dnsbl-lookup.cgi?ip=192.0.2.1 (in reply to RCPT TO command)",
+        "docker-mailserver/docker-mailserver#22",
+        dsn="5.7.0",
+        words=("blocked - see",),
+    ),
+    Rule(
+        "reputation",
+        "the sending server is on a block list",
+        '550-"JunkMail rejected - mail.example.com 550-(example.com) [192.0.2.1]:34032 is in an RBL, see 550 '
+        'https://www.spamhaus.org/query/ip/192.0.2.1"',
+        "getconversio/email-deep-validator#9",
+        words=("is in an rbl", "spamhaus", "blacklist"),
+    ),
+    Rule(
+        "reputation",
+        "low reputation of the sending server or domain",
+        "550-5.7.1 [192.0.2.1 19] Our system has detected that this message is 550-5.7.1 likely suspicious "
+        "due to the very low reputation of the sending 550-5.7.1 domain.",
+        "postalserver/postal#367",
+        dsn="5.7.1",
+        words=("low reputation", "bad reputation", "poor reputation", "reputation fail"),
+    ),
+    Rule(
+        "reputation",
         "the sending server's network is on a block list",
         "550 5.7.1 Unfortunately, messages from [192.0.2.1] weren't sent. Please contact your Internet service "
         "provider since part of their network is on our block list (S3150).",
@@ -178,7 +239,7 @@ RULES: tuple[Rule, ...] = (
         "554 5.7.1 <alice@example.com>: Relay access denied",
         "postalserver/postal#647",
         dsn="5.7.1",
-        words=("relay access denied", "relay not permitted", "relay denied"),
+        words=("relay access denied", "relay not permitted", "relay denied", "relaying denied"),
     ),
     Rule(
         "content",
@@ -196,7 +257,27 @@ RULES: tuple[Rule, ...] = (
         "(in reply to end of DATA command)",
         "lab",
         dsn="5.7.1",
-        words=("rejected as spam", "- spam", "for spam or virus"),
+        words=(
+            "rejected as spam",
+            "- spam",
+            "for spam or virus",
+            "spam message rejected",
+            "spam detected",
+            "detected as spam",
+            "identified as spam",
+            "considered spam",
+            "flagged as spam",
+            "suspicion of spam",
+            "probability of spam",
+            "spam url",
+        ),
+    ),
+    Rule(
+        "content",
+        "a kind of attachment that is not taken",
+        "550 Rejected due to bad file extension in attachment",
+        "poolpOrg/filter-rspamd#5",
+        words=("bad file extension", "- banned:"),
     ),
     Rule(
         "content",
@@ -204,7 +285,16 @@ RULES: tuple[Rule, ...] = (
         "5.7.0 This message was blocked because its content presents a potential 5.7.0 security issue.",
         "nylas/nylas-mail#1296",
         dsn="5.7.0",
-        words=("its content presents", "illegal attachment"),
+        words=(
+            "its content presents",
+            "illegal attachment",
+            "banned content",
+            "contains malware",
+            "contains a virus",
+            "virus detected",
+            "virus found",
+            "- infected:",
+        ),
     ),
     Rule(
         "size",
@@ -219,7 +309,14 @@ RULES: tuple[Rule, ...] = (
         "the message is too large",
         "552 #5.3.4 message size exceeds limit",
         "codeforamerica/clean#331",
-        words=("message size exceeds", "exceeded google's message size"),
+        words=(
+            "message size exceeds",
+            "exceeded google's message size",
+            "message is too large",
+            "message too large",
+            "message too big",
+            "message file too big",
+        ),
     ),
     Rule(
         "mailbox full",
@@ -235,7 +332,16 @@ RULES: tuple[Rule, ...] = (
         "550 5.2.5 Folder full",
         "voku/PHPMailer-BMH#23",
         dsn="5.2.5",
-        words=("folder full", "mailbox full", "mailbox for user is full"),
+        words=(
+            "folder full",
+            "mailbox full",
+            "mailbox for user is full",
+            "mailbox is full",
+            "over quota",
+            "overquota",
+            "quota exceeded",
+            "out of storage space",
+        ),
     ),
     Rule(
         "unknown user",
@@ -245,6 +351,15 @@ RULES: tuple[Rule, ...] = (
         "maks/MGit#198",
         dsn="5.1.1",
         dsns=("1.1", "1.6"),
+    ),
+    Rule(
+        "unknown user",
+        "the mailbox is disabled",
+        "552 5.2.1 <alice@example.com>: Recipient address rejected: User disabled",
+        "anonaddy/anonaddy#580",
+        dsn="5.2.1",
+        dsns=("2.1",),
+        level=_FINAL,
     ),
     Rule(
         "unknown user",
@@ -261,7 +376,42 @@ RULES: tuple[Rule, ...] = (
         "TO command)",
         "lab",
         dsn="5.0.0",
-        words=("no such user", "user unknown", "invalid recipient"),
+        words=(
+            "no such user",
+            "user unknown",
+            "unknown user",
+            "invalid recipient",
+            "no such recipient",
+            "unknown recipient",
+            "recipient unknown",
+            "addressee unknown",
+            "address unknown",
+            "mailbox not found",
+            "user not found",
+            "user does not exist",
+            "user doesn't exist",
+            "this user doesn't have a",
+            "no mailbox here by that name",
+            "invalid mailbox",
+        ),
+    ),
+    Rule(
+        "DNS",
+        "the sender's domain is not found",
+        "host mx.example.com said: 450 4.1.8 <alice@example.com>: Sender address rejected: Domain not found "
+        "(in reply to RCPT TO command)",
+        "openaustralia/infrastructure#122",
+        dsn="4.1.8",
+        words=("address rejected: domain not found", "domain of sender address"),
+    ),
+    Rule(
+        "DNS",
+        "the sending server's reverse DNS",
+        "host mx2.free.fr[212.27.42.58] refused to talk to me: 421 Refused. Your reverse DNS entry does not "
+        "resolve to an IP.",
+        "iredmail/iRedMail#156",
+        dsn="4.0.0",
+        words=("reverse dns", "reverse hostname", "cannot find your hostname", "ptr record"),
     ),
     Rule(
         "DNS",
@@ -269,7 +419,20 @@ RULES: tuple[Rule, ...] = (
         "Host or domain name not found. Name service error for name=nx.lab.test type=A: Host not found",
         "lab",
         dsn="5.4.4",
-        words=("name service error", "host unknown", "domain name not found"),
+        words=(
+            "name service error",
+            "host unknown",
+            "domain name not found",
+            "host name lookup failure",
+            "mx records point to non-existent hosts",
+        ),
+    ),
+    Rule(
+        "DNS",
+        "the name service did not answer",
+        "host lookup did not complete",
+        "namshi/docker-smtp#49",
+        words=("host lookup did not complete",),
     ),
     Rule(
         "other",
@@ -292,7 +455,31 @@ RULES: tuple[Rule, ...] = (
         "connect to pb-mx10.pobox.com[64.147.108.51]:25: Connection timed out",
         "catatnight/docker-postfix#22",
         dsn="4.4.1",
-        words=("connection timed out",),
+        words=("connection timed out", "operation timed out", "smtp timeout"),
+    ),
+    Rule(
+        "connection",
+        "the server cannot be reached",
+        "connect to mx-ha02.web.de[212.227.17.8]:25: No route to host",
+        "mailcow/mailcow-dockerized#3688",
+        dsn="4.4.1",
+        words=("no route to host", "network is unreachable"),
+    ),
+    Rule(
+        "connection",
+        "the connection was lost",
+        "lost connection with localhost[127.0.0.1] while receiving the initial server greeting",
+        "maxking/docker-mailman#471",
+        dsn="4.4.2",
+        words=("lost connection with", "connection reset", "remote host closed connection"),
+    ),
+    Rule(
+        "connection",
+        "the server took too long",
+        "conversation with mx00.emig.gmx.net[212.227.15.9] timed out while receiving the initial server greeting",
+        "docker-mailserver/docker-mailserver#3094",
+        dsn="4.4.2",
+        words=("timed out while",),
     ),
     Rule(
         "DNS",
@@ -309,12 +496,62 @@ RULES: tuple[Rule, ...] = (
         words=("network error on destination",),
     ),
     Rule(
+        "policy",
+        "refused by policy",
+        "host eu-smtp-inbound-1.mimecast.com [195.130.217.211]: 550 Administrative prohibition - envelope "
+        "blocked - https://community.mimecast.com/docs/DOC-1369#550",
+        "mysociety/writetothem#364",
+        words=(
+            "administrative prohibition",
+            "envelope blocked",
+            "security policies",
+            "policy reasons",
+            "local policy",
+            "blocked senders",
+            "anti-spoofing policy",
+        ),
+    ),
+    Rule(
+        "policy",
+        "the sending server's HELO name",
+        "504 5.5.2 <localhost>: Helo command rejected: need fully-qualified hostname",
+        "postalserver/postal#19",
+        dsn="5.5.2",
+        words=("helo command rejected",),
+    ),
+    Rule(
+        "unknown user",
+        "no such mailbox, or a closed one",
+        "host mx3.hotmail.com[65.54.188.110] said: 550 Requested action not taken: mailbox unavailable (in "
+        "reply to RCPT TO command)",
+        "hippich/PHPMailer-BMH#3",
+        dsn="5.0.0",
+        words=("mailbox unavailable",),
+        level=_FINAL,
+    ),
+    Rule(
+        "other",
+        "the mail went in a circle",
+        "mail for svcenmta01.ldomain.local loops back to myself",
+        "darold/sendmailanalyzer#30",
+        dsn="5.4.6",
+        words=("loops back to myself", "too many hops", "forwarding loop"),
+    ),
+    Rule(
         "other",
         "the domain takes no mail",
         "550 5.1.2 <x-d0331@err.lab.test>: Recipient address rejected: mail to this domain is disabled",
         "lab",
         dsn="5.1.2",
         dsns=("1.2",),
+    ),
+    Rule(
+        "connection",
+        "no answer or a bad connection",
+        "451 4.4.2 Timeout waiting for data from client",
+        "mozilla/fxa#11575",
+        dsn="4.4.2",
+        dsns=("4.1", "4.2"),
     ),
     Rule(
         "other",
