@@ -26,6 +26,7 @@ _WAITING = frozenset({"deferred", "queued", "held", "unknown"})
 """How it stands for a recipient who goes with the mail when that is requeued."""
 _NOT_TAKEN = "Blocked MTA-BLOCKED"
 """amavis could not give the mail back, and told its server to try again."""
+_TRIED_AGAIN = frozenset({"deferred", "queued"})
 _RANK = {outcome: rank for rank, outcome in enumerate(OUTCOMES)}
 
 
@@ -99,36 +100,48 @@ class Ends:
             if attempt.recipient is not None:
                 last[attempt.recipient.casefold(), (attempt.original or "").casefold()] = attempt
         edges = self._onward[node.id]
-        edge_of = {way: edge for edge in edges for way in edge.ways}
-        several: dict[Way, list[Edge]] = defaultdict(list)
+        edges_of: dict[Way, list[Edge]] = defaultdict(list)
         for edge in edges:
             for way in edge.ways:
-                several[way].append(edge)
+                edges_of[way].append(edge)
         requeued = next((edge for edge in edges if edge.kind == "requeued_as"), None)
         given: dict[str, list[Attempt]] = defaultdict(list)
+        by_way: dict[Way, list[Attempt]] = defaultdict(list)
         for attempt in last.values():
-            taken = self._edge_for(attempt, several.get(attempt.way, ()))
-            if taken is None and attempt.outcome in _WAITING:
-                taken = requeued
-            if taken is None:
-                yield End(_name(attempt), str(attempt.recipient), judged(node, attempt), node, attempt)
-            else:
-                given[taken.target.id].append(attempt)
+            by_way[attempt.way].append(attempt)
+        for way, sent in by_way.items():
+            for attempt, taken in self._edges_for(sent, edges_of.get(way, ())):
+                onward = [requeued] if not taken and requeued is not None and attempt.outcome in _WAITING else taken
+                for edge in onward:
+                    given[edge.target.id].append(attempt)
+                if not onward:
+                    yield End(_name(attempt), str(attempt.recipient), judged(node, attempt), node, attempt)
         for edge in edges:
             if edge.target.id in given:
                 yield from self._follow(edge, given.pop(edge.target.id))
-            elif not edge.ways or not any(edge_of[way] is not edge for way in edge.ways):
-                # Recipients that moved to another transaction, or of whom no line is left here.
+            else:  # Recipients that moved to another transaction, or of whom no line is left here.
                 for end in self._ends.get(edge.target.id, ()):
                     yield replace(end, weak=end.weak or edge.weak)
 
-    def _edge_for(self, attempt: Attempt, edges: Sequence[Edge]) -> Edge | None:
-        """Return the edge of an attempt's way; of several (a script redirected twice) the one to its recipient."""
-        if len(edges) > 1:
-            for edge in edges:
-                if not self._named(edge.target).keys().isdisjoint(_names(attempt)):
-                    return edge
-        return edges[-1] if edges else None
+    def _edges_for(
+        self, attempts: Sequence[Attempt], edges: Sequence[Edge]
+    ) -> Iterable[tuple[Attempt, Sequence[Edge]]]:
+        """Yield the attempts of a way, each with its edges: of several those to its recipient, else those to strangers.
+
+        A script that redirected twice makes several, or a list that sent the mail to its members, some at a time.
+        """
+        if len(edges) <= 1:
+            yield from ((attempt, edges) for attempt in attempts)
+            return
+        named = [self._named(edge.target).keys() for edge in edges]
+        own = [
+            [edge for edge, theirs in zip(edges, named, strict=True) if not theirs.isdisjoint(names)]
+            for names in map(_names, attempts)
+        ]
+        claimed = {edge.target.id for each in own for edge in each}
+        strangers = [edge for edge in edges if edge.target.id not in claimed]
+        for attempt, mine in zip(attempts, own, strict=True):
+            yield attempt, mine or strangers or edges[-1:]
 
     def _follow(self, edge: Edge, attempts: Sequence[Attempt]) -> Iterable[End]:
         """Yield the ends of the recipients that a transaction handed on to one other."""
@@ -168,7 +181,12 @@ class Ends:
 
 
 def judged(node: Node, attempt: Attempt) -> str:
-    """Return an attempt's outcome; what a content filter of this host took and blocked did not go on."""
+    """Return an attempt's outcome; what a content filter of this host took and blocked did not go on.
+
+    Who waits with a mail that an administrator put on hold is `held`, whatever the attempt before that was.
+    """
+    if attempt.outcome in _TRIED_AGAIN and node.document.get("outcome") == "held":
+        return "held"
     if attempt.outcome != "relayed" or attempt.next_queue_id is not None or not is_loopback(attempt.relay):
         return attempt.outcome
     said = [

@@ -289,6 +289,28 @@ def _program() -> Case:
     return Case("P1", documents, ["mx1/P1", "mx1/P2"], [("mx1/P1", "mx1/P2", "next", True)], [(BOB, "discarded")])
 
 
+def _mailing_list() -> Case:
+    """A list's program took the mail for the list and for Bob, and gave it back some members at a time, and Bob alone."""
+    client = from_client("localhost", "127.0.0.1")
+    others = ["carol@example.org", "dave@example.org", "erin@example.org"]
+    taken = [given(each, "127.0.0.1", None, 1, "delivered", mailer="lmtp") for each in ("list@example.net", BOB)]
+    documents = [
+        hop("lists", "V1", 0, taken, msgid="list@example.com"),
+        hop("lists", "V2", 2, [given(others[0], "none", None, 3, "bounced")], msgid="list@example.com", **client),
+        hop(
+            "lists", "V3", 4, [given(other, "mx.example.org", None, 5) for other in others[1:]],
+            msgid="list@example.com", **client,
+        ),
+        hop("lists", "V4", 6, [kept(BOB, 7)], msgid="list@example.com", **client),
+    ]  # fmt: skip
+    return Case(
+        "V1", documents, ["lists/V1", "lists/V2", "lists/V3", "lists/V4"],
+        [("lists/V1", f"lists/V{n}", "next", True) for n in (2, 3, 4)],
+        [("list@example.net", "bounced"), ("list@example.net", "relayed"), ("list@example.net", "relayed"), (BOB, "delivered")],
+        [("mx.example.org", "no log in the store")],
+    )  # fmt: skip
+
+
 def _late_lines() -> Case:
     """Lines that came after a transaction was forgotten are a fragment: what they say is the last word."""
     documents = [
@@ -367,6 +389,18 @@ def _requeued() -> Case:
     )  # fmt: skip
 
 
+def _on_hold() -> Case:
+    """An administrator put the mail on hold after an attempt: nobody tries again, it is held."""
+    to = [given(BOB, "none", None, 1, "deferred")]
+    return Case(
+        "W1",
+        [hop("mx1", "W1", 0, to, msgid="hold@example.com", outcome="held", state="open")],
+        ["mx1/W1"],
+        [],
+        [(BOB, "held")],
+    )
+
+
 def _circle() -> Case:
     """Links that run in a circle, as no server writes them: it ends, and every node is there once."""
     documents = [
@@ -392,12 +426,14 @@ CASES = {
     "wrong_message_id": _wrong_message_id(),
     "expansion": _expansion(),
     "program": _program(),
+    "mailing_list": _mailing_list(),
     "late_lines": _late_lines(),
     "too_early": _too_early(),
     "used_again": _used_again(),
     "back_and_forth": _back_and_forth(),
     "late_relay": _late_relay(),
     "requeued": _requeued(),
+    "on_hold": _on_hold(),
     "circle": _circle(),
 }
 
