@@ -203,7 +203,9 @@ def _after(found: Explanation) -> Iterator[Line]:
         yield Line(1, sentence.format(_safe(link["queue_id"] or "-") + where))
     if len(found.links) > _MOST_LINKS:
         yield Line(1, f"{len(found.links) - _MOST_LINKS} more links (--json has all).")
-    if found.state == "incomplete":
+    if found.outcome == "held" and found.closed_by is None:
+        yield Line(1, "It is on hold: no attempt is made until it is released.")
+    elif found.state == "incomplete":
         yield Line(1, "It is open, but the log has had no news of it for longer than mail stays in a queue.")
     elif found.state == "open":
         yield Line(1, "It is still open: what happens next is not in the log yet.")

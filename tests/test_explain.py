@@ -118,6 +118,12 @@ def test_an_open_mail_without_news_is_incomplete() -> None:
     assert "still waiting" not in explain_text(later, UTC)
 
 
+def test_a_mail_on_hold_is_said_to_be() -> None:
+    found = document(queue_id="4A2", to=[failed(0)], outcome="held", state="open")
+    assert words(found).splitlines()[-1] == "  It is on hold: no attempt is made until it is released."
+    assert "on hold" not in words({**found, "state": "closed", "closed_by": "deleted"})
+
+
 def test_a_rejection_has_its_stage() -> None:
     found = document(
         id="mx1/~ab", host="mx1", kind="rejection", stage="rcpt", client="spam [192.0.2.9]", outcome="rejected",
