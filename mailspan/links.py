@@ -30,7 +30,8 @@ def links_of_rows(host: str, rows: Sequence[Row]) -> list[Link]:
             if attempt.outcome == "expanded":
                 found["forwarded_as", attempt.next_queue_id, host] = None
             else:
-                found["next", attempt.next_queue_id, attempt.relay] = None
+                on = host if attempt.relay == "local" else attempt.relay  # by a socket, of this host
+                found["next", attempt.next_queue_id, on] = None
     links: list[Link] = [{"kind": kind, "queue_id": queue_id, "host": on} for kind, queue_id, on in found]
     if len(links) > 1:
         links.sort(key=_link_order)

@@ -36,7 +36,7 @@ KINDS: dict[str, tuple[LineKind, ...]] = {
 }
 """All line kinds, by MTA; those of filters add to the transactions of one."""
 
-REVISION = 3
+REVISION = 4
 """The grammar revision: raised whenever the same lines give another document. Part of each document's version."""
 
 MAX_LINE_CHARACTERS = 65536

@@ -247,7 +247,7 @@ def read_delivery(text: str, _program: str) -> Reading:
         event.outcome = "delivered"
     if reply is not None:
         event.code, event.dsn = reply_code(said), reply_dsn(said)
-        if event.outcome == "relayed":
+        if event.outcome in ("relayed", "delivered"):
             event.next_queue_id = next_queue_id(said)
     return event
 
