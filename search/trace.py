@@ -170,7 +170,7 @@ def _hosts_with_logs(reader: DocumentReader, ways: Sequence[Attempt], joins: Joi
     for start in range(0, len(ordered), _RELAYS_AT_ONCE):
         group = tuple(term("host", name) for name in ordered[start : start + _RELAYS_AT_ONCE])
         selection = Selection(all_of=(group,), date_from_ms=since, date_until_ms=until)
-        found.update(reader.count_by(selection, "host"))
+        found.update(host for host, _ in reader.count_by(selection, "host"))
     return found
 
 

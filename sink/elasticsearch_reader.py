@@ -120,8 +120,8 @@ class ElasticsearchReader:
         count = int(plain["hits"]["total"]["value"]) if plain else 0
         return count + len({mail for mail, _, _ in pages})
 
-    def count_by(self, selection: Selection, field: str) -> dict[str, int]:
-        """Return how many mails have each value of `field`; see DocumentReader."""
+    def count_by(self, selection: Selection, field: str) -> list[tuple[str, int]]:
+        """Return each value of `field` and how many mails have it; see DocumentReader."""
         indexed = _FIELD_OF.get(field, field)
         terms = {"field": indexed, "size": _VALUES_AT_FIRST, "shard_size": _VALUES_AT_FIRST}
         aggregations = {"by": {"terms": terms}, "none": {"missing": {"field": indexed}}}
@@ -141,7 +141,7 @@ class ElasticsearchReader:
             values.setdefault(mail, set()).update(some)
         for each in values.values():
             counts.update(each - {""} or {""})
-        return {value: number for value, number in counts.items() if number}
+        return [(value, number) for value, number in counts.items() if number]
 
     def count_by_date(self, selection: Selection) -> dict[int, int]:
         """Return how many mails begin in each quarter hour; see DocumentReader."""

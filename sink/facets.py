@@ -66,8 +66,10 @@ BUCKETS_OF_A_DAY = 86_400_000 // BUCKET_MS
 DAILY = ("relay", "sender", "sender_domain", "recipient_domain")
 """The fields that have counts by day (UTC), in its first quarter hour; pages of mails with several have none."""
 
-_SEVERAL = {"outcomes": "outcomes", "dsn": "dsns"}
-_SINGLE = tuple(field for field in VALUE_TERMS if field not in _SEVERAL)
+SEVERAL = {"outcomes": "outcomes", "dsn": "dsns"}
+"""Of those fields, the ones of which a document may have several values, with their names in it."""
+
+_SINGLE = tuple(field for field in VALUE_TERMS if field not in SEVERAL)
 
 
 class Facets(NamedTuple):
@@ -134,7 +136,7 @@ def counts_of(document: Document, facets: Facets, date_ms: int) -> list[CountKey
     class_ = facets.class_
     bucket = date_ms // BUCKET_MS
     keys = [(field, class_, document.get(field) or "", bucket) for field in _SINGLE]
-    for field, name in _SEVERAL.items():
+    for field, name in SEVERAL.items():
         keys += [(field, class_, value, bucket) for value in document.get(name) or ("",)]
     keys.append(("", class_, "", bucket))
     if class_ != PAGED:

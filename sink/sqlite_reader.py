@@ -11,17 +11,20 @@ import re
 import time
 from collections import Counter
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from sink.facets import BUCKETS_OF_A_DAY, COLUMNS, DAILY, MAILBOX, PAGED, PLAIN, PROBE, VALUE_TERMS
+import orjson
+
+from sink.facets import BUCKETS_OF_A_DAY, COLUMNS, DAILY, MAILBOX, PAGED, PLAIN, PROBE, SEVERAL, VALUE_TERMS
 from sink.sqlite_schema import PLACE_BITS, connect_for_reading, failures
-from sink.sqlite_walks import MAILBOXES, PROBES, Walk, cut, first_place, is_everything, walks
+from sink.sqlite_walks import MAILBOXES, PROBES, Walk, counted_walks, cut, first_place, is_everything, walks
 from sink.store import BUCKET_MS, Term
 from sink.terms import term
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sink.store import Selection
@@ -31,8 +34,13 @@ _MOST_VALUES = 48
 """With more values than this, the documents' facets are read instead of one walk for each value."""
 _WHOLE_DSN = re.compile(r"\d\.\d+\.\d+")
 _FOLLOWED_AT_ONCE = 500
+_TEXTS_AT_ONCE = 50_000
 _STEPS_AT_ONCE = 20_000
 """So many steps of SQLite's machine take about a millisecond."""
+
+
+Part = list[tuple[str, int]]
+"""Values, each once, with numbers of documents."""
 
 
 class _Range(NamedTuple):
@@ -96,36 +104,34 @@ class SqliteReader:
         with self._reading():
             return self._count(selection, None) + len(set(self._paged_mails(selection)))
 
-    def count_by(self, selection: Selection, field: str) -> dict[str, int]:
-        """Return how many mails have each value of `field`; see DocumentReader."""
+    def count_by(self, selection: Selection, field: str) -> list[tuple[str, int]]:
+        """Return each value of `field` and how many mails have it; see DocumentReader."""
         with self._reading():
             # Of everything there are counts, and what they leave is little: its facets are read once for all values.
             has_terms = field in VALUE_TERMS and not (field in COLUMNS and is_everything(selection))
             values = self._values(field) if has_terms else None
             if values is None:
-                counts = self._count_facets(selection, field)
+                parts = self._count_facets(selection, field)
             else:
-                counts = Counter({value: self._count(selection, also, field, value) for value, also in values})
-                if field == "stage":  # the only field with one value or none: no term says that there is none
-                    counts[""] = self._count(selection, None) - sum(counts.values())
+                parts = [_there(self._count_values(selection, field, values))]
+            paged: Counter[str] = Counter()
             for found in self._paged_values(selection, field).values():
-                counts.update(found or ("",))
-        return {value: count for value, count in counts.items() if count}
+                paged.update(found or ("",))
+            return _merged([*parts, _there(paged)])
 
     def count_by_date(self, selection: Selection) -> dict[int, int]:
         """Return how many mails begin in each quarter hour; see DocumentReader."""
         buckets: Counter[int] = Counter()
         with self._reading():
-            for walk in walks(selection):
+            for sign, walk in counted_walks(selection):
                 edges, whole = _split(walk)
-                if whole is not None:
-                    rows = self._rows_of_counts("bucket, sum(number)", selection, whole, "", "GROUP BY bucket")
-                    buckets.update(dict(rows))
-                for edge in edges:
-                    columns = f"(p.rowid >> {PLACE_BITS}) / {BUCKET_MS}, count(*)"
-                    buckets.update(dict(self._rows(edge, columns, "GROUP BY 1", paged=False)))
+                parts = [] if whole is None else [self._numbers("bucket", selection, whole, "")]
+                columns = f"(p.rowid >> {PLACE_BITS}) / {BUCKET_MS}, count(*)"
+                parts += [self._rows(edge, columns, "GROUP BY 1", paged=False).fetchall() for edge in edges]
+                for part in parts:
+                    buckets.update({bucket: sign * number for bucket, number in part})
             buckets.update(self._paged_mails(selection).values())
-        return {bucket * BUCKET_MS: count for bucket, count in buckets.items()}
+        return {bucket * BUCKET_MS: count for bucket, count in buckets.items() if count}
 
     def change(self) -> int:
         """Return a number that is another one when the store has changed since. Raises StoreError."""
@@ -208,31 +214,56 @@ class SqliteReader:
         count = 0
         if also in selection.none_of:
             return count
-        for walk in walks(selection):
+        for sign, walk in counted_walks(selection):
             edges, whole = _split(walk)
             if whole is not None:
-                ((number,),) = self._rows_of_counts("sum(number)", selection, whole, field, "", value)
-                count += number or 0
+                ((number,),) = self._connection.execute(
+                    f"SELECT sum(number) FROM counts WHERE field = ? AND class IN ({_classes(selection)})"  # noqa: S608
+                    " AND value = ? AND bucket >= ? AND bucket < ?",
+                    (field, value, *whole.limits()),
+                )
+                count += sign * (number or 0)
             for edge in edges:
                 ((number,),) = self._rows(edge, "count(*)", also=also, paged=False)
-                count += number
+                count += sign * number
         return count
 
-    def _rows_of_counts(
-        self, columns: str, selection: Selection, whole: _Range, field: str, group: str, value: str = ""
-    ) -> sqlite3.Cursor:
-        return self._connection.execute(
-            f"SELECT {columns} FROM counts WHERE field = ? AND class IN ({_classes(selection)})"  # noqa: S608
-            f" AND value = ? AND bucket >= ? AND bucket < ? {group}",
-            (field, value, *whole.limits()),
-        )
+    def _count_values(self, selection: Selection, field: str, values: Sequence[tuple[str, Term]]) -> dict[str, int]:
+        """Return the number of documents with each value, each by its term.
 
-    def _values_of_counts(self, selection: Selection, whole: _Range, field: str) -> sqlite3.Cursor:
-        return self._connection.execute(
-            f"SELECT value, sum(number) FROM counts WHERE field = ? AND class IN ({_classes(selection)})"  # noqa: S608
-            " AND bucket >= ? AND bucket < ? GROUP BY value",
-            (field, *whole.limits()),
+        Of the fields with one value, that of the most documents takes longest to count: it has those that the others
+        leave. So has "" where there is no term for it.
+        """
+        rest = None
+        if field == "stage":
+            rest = ""
+        elif field not in SEVERAL and values:
+            rest = max(values, key=lambda each: self._weight(field, each[0]))[0]
+        counts = {value: self._count(selection, also, field, value) for value, also in values if value != rest}
+        if rest is not None:
+            counts[rest] = self._count(selection, None) - sum(counts.values())
+        return counts
+
+    def _weight(self, field: str, value: str) -> int:
+        """Return a number that is large where many of the newest documents have a value."""
+        ((number,),) = self._connection.execute(
+            "SELECT sum(number) FROM (SELECT number FROM counts WHERE field = ? AND class = ? AND value = ?"
+            " ORDER BY bucket DESC LIMIT ?)",
+            (field, PLAIN, value, BUCKETS_OF_A_DAY),
         )
+        return number or 0
+
+    def _numbers(
+        self, by: str, selection: Selection, whole: _Range, field: str, sign: int = 1
+    ) -> list[tuple[Any, int]]:
+        """Return the counts of a field by `value` or `bucket`, added up, times `sign`."""
+        ((keys, numbers),) = self._connection.execute(
+            "SELECT json_group_array(key), json_group_array(number) FROM"  # noqa: S608 - our own text
+            f" (SELECT {by} AS key, ? * sum(number) AS number FROM counts"
+            f" WHERE field = ? AND class IN ({_classes(selection)}) AND bucket >= ? AND bucket < ? GROUP BY {by})",
+            (sign, field, *whole.limits()),
+        )
+        return list(zip(orjson.loads(keys), orjson.loads(numbers), strict=True))
 
     def _values(self, field: str) -> list[tuple[str, Term]] | None:
         """Return the values of a field in the whole store with their terms; None: too many, or no term says them."""
@@ -257,31 +288,46 @@ class SqliteReader:
         found = list(dict.fromkeys(found))
         return found if len(found) <= _MOST_VALUES or field not in COLUMNS else None
 
-    def _count_facets(self, selection: Selection, field: str) -> Counter[str]:
+    def _count_facets(self, selection: Selection, field: str) -> list[Part]:
         column, values_of = COLUMNS[field]
+        parts: list[Part] = []
         counts: Counter[str] = Counter()
-        parts: list[Walk] = []
-        for walk in walks(selection):
+        for sign, walk in counted_walks(selection):
             step = BUCKETS_OF_A_DAY if field in DAILY else 1 if field in VALUE_TERMS else None
             edges, whole = ([walk], None) if step is None else _split(walk, step)
-            parts += edges
             if whole is not None:
-                counts.update(dict(self._values_of_counts(selection, whole, field)))
-        for walk in parts:
-            rows = self._facets_of_all(walk, column) or self._rows(walk, f"f.{column}", paged=False)
-            for (text,), number in Counter(rows).items():
+                parts.append(self._numbers("value", selection, whole, field, sign))
+            texts = Counter(chain.from_iterable(chain.from_iterable(self._texts(edge, column) for edge in edges)))
+            for text, number in texts.items():
                 for value in values_of(text):
-                    counts[value] += number
-        return counts
+                    counts[value] += sign * number
+        return [*parts, _there(counts)]
 
-    def _facets_of_all(self, walk: Walk, column: str) -> sqlite3.Cursor | None:
-        """Return a column of all documents of a walk, where the table alone can say which; three times as fast."""
+    def _texts(self, walk: Walk, column: str) -> Iterator[list[str]]:
+        """Yield a column of the facets of a walk's documents, many at once: a row of each takes three times as long."""
+        after: int | None = None
+        while True:
+            sql, parameters = self._statement_of_texts(walk, column, after)
+            ((texts, after),) = self._connection.execute(
+                f"SELECT json_group_array(text), max(place) FROM ({sql} LIMIT {_TEXTS_AT_ONCE})",  # noqa: S608
+                parameters,
+            )
+            found: list[str] = orjson.loads(texts)
+            yield found
+            if len(found) < _TEXTS_AT_ONCE:
+                return
+
+    def _statement_of_texts(self, walk: Walk, column: str, after: int | None) -> tuple[str, tuple[str | int, ...]]:
         if walk.is_checked or not is_everything(walk.selection):
-            return None
-        return self._connection.execute(
-            f"SELECT {column} FROM facets WHERE place >= ? AND place < ? AND class IN ({_classes(walk.selection)})",  # noqa: S608
-            walk.places(),
+            columns = f"f.{column} AS text, p.rowid AS place"
+            return walk.statement(columns, "ORDER BY p.rowid", paged=False, after=after)
+        first, last = walk.places()
+        # The table alone can say which: no index is needed.
+        sql = (
+            f"SELECT {column} AS text, place FROM facets WHERE place >= ? AND place < ?"  # noqa: S608 - our own text
+            f" AND class IN ({_classes(walk.selection)}) ORDER BY place"
         )
+        return sql, (first if after is None else after + 1, last)
 
     def _paged_mails(self, selection: Selection, also: Term | None = None) -> dict[str, int]:
         """Return the mails with more than one page of which a page matches, with the bucket of their dates."""
@@ -305,6 +351,23 @@ class SqliteReader:
             for mail in self._paged_mails(selection, value_term):
                 values[mail].add(value)
         return values
+
+
+def _merged(parts: Sequence[Part]) -> list[tuple[str, int]]:
+    """Return each value once. A part that is alone is not looked at: with many values that takes long."""
+    parts = [part for part in parts if part]
+    if len(parts) == 1:
+        return parts[0]
+    counts: Counter[str] = Counter()
+    for part in parts:
+        for value, number in part:
+            counts[value] += number
+    return _there(counts)
+
+
+def _there(counts: Mapping[str, int]) -> Part:
+    """Return the values that occur."""
+    return [item for item in counts.items() if item[1]]
 
 
 def _classes(selection: Selection) -> str:

@@ -7,6 +7,7 @@ the SQL, and none of the index's query language: terms hold no quote and stand b
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from sink.sqlite_schema import LARGEST_DATE_MS, PLACE_BITS
@@ -38,18 +39,26 @@ class Walk(NamedTuple):
     """Only documents that lasted longer than this one of SPANS_MS."""
 
     def statement(
-        self, columns: str, order: str = "", *, also: Term | None = None, paged: bool | None = None
+        self,
+        columns: str,
+        order: str = "",
+        *,
+        also: Term | None = None,
+        paged: bool | None = None,
+        after: int | None = None,
     ) -> tuple[str, tuple[str | int, ...]]:
         """Return the SQL and its parameters: `columns` of postings p, facets f, subjects s and documents d.
 
         `also` must be among the terms. `paged` True: only documents of mails with several pages; False: none of them.
+        `after`: only those with places after this one.
         """
-        conditions = ["p.postings MATCH ?", "p.rowid >= ?", "p.rowid < ?"]
-        parameters: list[str | int] = [
-            self.match(also, paged=paged),
-            *self.places(),
-        ]
+        conditions = ["p.postings MATCH ?"]
+        parameters: list[str | int] = [self.match(also, paged=paged)]
+        # A condition that is not needed would be compared for each document: counting takes twice as long then.
         for condition, value in (
+            ("p.rowid >= ?", None if self.since_ms is None else first_place(self.since_ms)),
+            ("p.rowid < ?", None if self.until_ms is None else first_place(self.until_ms)),
+            ("p.rowid > ?", after),
             ("instr(s.subject, ?) > 0", self.selection.subject),
             ("f.updated >= ?", self.selection.updated_from_ms if self.is_checked else None),
             ("f.updated < ?", self.selection.updated_until_ms),
@@ -76,17 +85,17 @@ class Walk(NamedTuple):
         """Return what the index is asked."""
         groups = list(self.selection.all_of)
         unwanted = list(self.selection.none_of)
-        if not groups:
-            # The kinds all together are a long list: only where nothing shorter is asked for.
-            groups.append(tuple(kind for kind in _KINDS if kind not in unwanted))
-            unwanted = [each for each in unwanted if each not in _KINDS]
         if self.span is not None:
             groups.append((Term(f"span:{self.span}"),))
         if also is not None:
             groups.append((also,))
         if paged:
             groups.append((PAGED,))
-        elif paged is False:
+        if not groups:
+            # The kinds all together are a long list: only where nothing shorter is asked for.
+            groups.append(tuple(kind for kind in _KINDS if kind not in unwanted))
+            unwanted = [each for each in unwanted if each not in _KINDS]
+        if paged is False:
             unwanted.append(PAGED)
         wanted = " AND ".join(f"({_any_of(group)})" for group in groups)
         return " NOT ".join((f"({wanted})", *map(_quoted, unwanted)))
@@ -107,6 +116,22 @@ def walks(selection: Selection) -> list[Walk]:
         since = borders[span + 2] if span + 2 < len(borders) else None
         parts.append(Walk(selection, since, until, is_checked=True, span=span))
     return [each for part in parts for each in cut(part, selection.date_from_ms, selection.date_until_ms)]
+
+
+def counted_walks(selection: Selection) -> list[tuple[int, Walk]]:
+    """Return walks that together count as many documents as `selection` has: with -1 what is to be taken away again.
+
+    What was last updated before a time are all that began before it, less those among them that were updated from then
+    on. These are few, and of neither must the last update be looked up that is far from that time.
+    """
+    until = selection.updated_until_ms
+    if until is None:
+        return [(1, walk) for walk in walks(selection)]
+    date_until = until if selection.date_until_ms is None else min(until, selection.date_until_ms)
+    updated_from = until if selection.updated_from_ms is None else max(until, selection.updated_from_ms)
+    began = replace(selection, date_until_ms=date_until, updated_until_ms=None)
+    later = replace(began, updated_from_ms=updated_from)
+    return [(sign, walk) for sign, part in ((1, began), (-1, later)) for walk in walks(part)]
 
 
 def cut(walk: Walk, since_ms: int | None, until_ms: int | None) -> list[Walk]:

@@ -102,8 +102,8 @@ class DocumentReader(Protocol):
     def count(self, selection: Selection) -> int:
         """Return the number of mails. Raises StoreError."""
 
-    def count_by(self, selection: Selection, field: str) -> dict[str, int]:
-        """Return how many mails have each value of `field`, one of COUNTED. Raises StoreError."""
+    def count_by(self, selection: Selection, field: str) -> list[tuple[str, int]]:
+        """Return each value of `field`, one of COUNTED, and how many mails have it, in no order. Raises StoreError."""
 
     def count_by_date(self, selection: Selection) -> dict[int, int]:
         """Return how many mails begin in each BUCKET_MS, by its first millisecond since 1970 UTC. Raises StoreError."""

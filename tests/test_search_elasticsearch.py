@@ -69,9 +69,9 @@ def test_it_answers_as_a_plain_filter_does(reader: ElasticsearchReader) -> None:
 
 def test_more_values_than_are_counted_at_first(reader: ElasticsearchReader, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = Selection(())
-    wanted = {field: reader.count_by(everything, field) for field in COUNTED}
+    wanted = {field: dict(reader.count_by(everything, field)) for field in COUNTED}
     monkeypatch.setattr("sink.elasticsearch_reader._VALUES_AT_FIRST", 2)
-    assert {field: reader.count_by(everything, field) for field in COUNTED} == wanted
+    assert {field: dict(reader.count_by(everything, field)) for field in COUNTED} == wanted
     assert sum(len(found) > 2 for found in wanted.values()) > 8
 
 
@@ -182,7 +182,7 @@ def test_look_alikes_are_not_read(node: Node) -> None:
 def test_no_index_at_all_finds_nothing(node: Node) -> None:
     reader = on(node, "nothing-of-it")
     selection = Selection(())
-    assert (reader.newest(selection, 5), reader.count(selection), reader.count_by(selection, "host")) == ([], 0, {})
+    assert (reader.newest(selection, 5), reader.count(selection), reader.count_by(selection, "host")) == ([], 0, [])
     assert reader.count_by_date(selection) == {}
 
 

@@ -57,7 +57,7 @@ class Counting:
         self.questions += 1
         return self._reader.count(selection)
 
-    def count_by(self, selection: Selection, field: str) -> dict[str, int]:
+    def count_by(self, selection: Selection, field: str) -> list[tuple[str, int]]:
         self.questions += 1
         return self._reader.count_by(selection, field)
 
