@@ -11,6 +11,7 @@ import re
 import time
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -18,7 +19,7 @@ import orjson
 
 from sink.facets import BUCKETS_OF_A_DAY, COLUMNS, DAILY, MAILBOX, PAGED, PLAIN, PROBE, SEVERAL, VALUE_TERMS
 from sink.sqlite_schema import PLACE_BITS, connect_for_reading, failures
-from sink.sqlite_walks import MAILBOXES, PROBES, Walk, counted_walks, cut, first_place, is_everything, walks
+from sink.sqlite_walks import MAILBOXES, PROBES, Walk, counted_walks, cut, first_place, is_everything, quoted, walks
 from sink.store import BUCKET_MS, Term
 from sink.terms import term
 
@@ -33,6 +34,8 @@ _PAGE = re.compile(r"#(\d+)$")
 _MOST_VALUES = 48
 """With more values than this, the documents' facets are read instead of one walk for each value."""
 _WHOLE_DSN = re.compile(r"\d\.\d+\.\d+")
+_MANY_ALTERNATIVES = 64
+"""Of so many terms, which a wide network has, it is asked first which there are."""
 _FOLLOWED_AT_ONCE = 500
 _TEXTS_AT_ONCE = 50_000
 _STEPS_AT_ONCE = 20_000
@@ -86,6 +89,7 @@ class SqliteReader:
         found: list[tuple[int, str, int, int]] = []
         mails: set[str] = set()
         with self._reading():
+            selection = self._narrowed(selection)
             for place, id_ in self._all(selection, "p.rowid, d.id", order="ORDER BY p.rowid DESC"):
                 date = place >> PLACE_BITS
                 # All documents of the last millisecond are read, so that of these the first by id are given.
@@ -102,11 +106,13 @@ class SqliteReader:
     def count(self, selection: Selection) -> int:
         """Return the number of mails; see DocumentReader."""
         with self._reading():
+            selection = self._narrowed(selection)
             return self._count(selection, None) + len(set(self._paged_mails(selection)))
 
     def count_by(self, selection: Selection, field: str) -> list[tuple[str, int]]:
         """Return each value of `field` and how many mails have it; see DocumentReader."""
         with self._reading():
+            selection = self._narrowed(selection)
             # Of everything there are counts, and what they leave is little: its facets are read once for all values.
             has_terms = field in VALUE_TERMS and not (field in COLUMNS and is_everything(selection))
             values = self._values(field) if has_terms else None
@@ -123,6 +129,7 @@ class SqliteReader:
         """Return how many mails begin in each quarter hour; see DocumentReader."""
         buckets: Counter[int] = Counter()
         with self._reading():
+            selection = self._narrowed(selection)
             for sign, walk in counted_walks(selection):
                 edges, whole = _split(walk)
                 parts = [] if whole is None else [self._numbers("bucket", selection, whole, "")]
@@ -187,6 +194,16 @@ class SqliteReader:
                 yield
             finally:
                 self._connection.execute("ROLLBACK")
+
+    def _narrowed(self, selection: Selection) -> Selection:
+        """Leave those of many alternatives out that no document has: the index looks at each for all that it finds."""
+        return replace(selection, all_of=tuple(map(self._present, selection.all_of)))
+
+    def _present(self, group: tuple[Term, ...]) -> tuple[Term, ...]:
+        if len(group) < _MANY_ALTERNATIVES:
+            return group
+        sql = "SELECT 1 FROM postings AS p WHERE p.postings MATCH ? LIMIT 1"
+        return tuple(each for each in group if self._connection.execute(sql, (quoted(each),)).fetchone()) or group[:1]
 
     def _document(self, place: int) -> bytes:
         (document,) = self._connection.execute("SELECT document FROM documents WHERE place = ?", (place,)).fetchone()

@@ -98,7 +98,7 @@ class Walk(NamedTuple):
         if paged is False:
             unwanted.append(PAGED)
         wanted = " AND ".join(f"({_any_of(group)})" for group in groups)
-        return " NOT ".join((f"({wanted})", *map(_quoted, unwanted)))
+        return " NOT ".join((f"({wanted})", *map(quoted, unwanted)))
 
 
 def walks(selection: Selection) -> list[Walk]:
@@ -164,14 +164,15 @@ def _any_of(terms: Sequence[Term]) -> str:
     For each document FTS5 looks at all parts of an OR; so many are grouped, and it looks at a group only where that is
     next. An OR in an OR would be made flat: what NOT is around stays together.
     """
-    quoted = [_quoted(each) for each in terms]
-    if len(quoted) <= _MOST_ALTERNATIVES:
-        return " OR ".join(quoted)
-    size = math.isqrt(len(quoted))
-    parts = [quoted[start : start + size] for start in range(0, len(quoted), size)]
-    return " OR ".join(f"(({' OR '.join(part)}) NOT {_quoted(_NOWHERE)})" for part in parts)
+    each_quoted = [quoted(each) for each in terms]
+    if len(each_quoted) <= _MOST_ALTERNATIVES:
+        return " OR ".join(each_quoted)
+    size = math.isqrt(len(each_quoted))
+    parts = [each_quoted[start : start + size] for start in range(0, len(each_quoted), size)]
+    return " OR ".join(f"(({' OR '.join(part)}) NOT {quoted(_NOWHERE)})" for part in parts)
 
 
-def _quoted(each: Term) -> str:
+def quoted(each: Term) -> str:
+    """Return a query for documents with a term."""
     text = each.text.replace('"', '""')
     return f'"{text}" *' if each.is_prefix else f'"{text}"'
