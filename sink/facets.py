@@ -1,20 +1,22 @@
 """What stores keep of a document beside it, so that many can be compared and counted without reading them.
 
-Facets are a narrow row per document. Counts say how many documents of a quarter hour have each value of the fields with
-few values, and how many of a day have each of some fields with more; they are kept by class, since most searches leave
-probes and what mailbox servers did out, and the pages of one mail count once. Clients and recipients have no counts:
-there would be nearly as many as documents. Pure: nothing here touches the database.
+Facets are a narrow row per document. Counts say how many documents of a period have each value of a field: a quarter
+hour where there are few values, a day where there are some thousand, all time where those of each day would be nearly
+as many as documents. They are kept by class, since most searches leave probes and what mailbox servers did out, and the
+pages of one mail count once. Pure: nothing here touches the database.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from sink.store import BUCKET_MS
 from sink.terms import fold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sink.store import Document
 
@@ -62,14 +64,29 @@ VALUE_TERMS = {
 }  # fmt: skip
 """The fields that have counts, each with the term that holds its whole value."""
 
-BUCKETS_OF_A_DAY = 86_400_000 // BUCKET_MS
-DAILY = ("relay", "sender", "sender_domain", "recipient_domain")
-"""The fields that have counts by day (UTC), in its first quarter hour; pages of mails with several have none."""
+DAY_MS = 86_400_000
+BUCKETS_OF_A_DAY = DAY_MS // BUCKET_MS
+ALL_TIME = 0
+PERIODS = {
+    **dict.fromkeys(VALUE_TERMS, 1),
+    **dict.fromkeys(("relay", "sender", "sender_domain", "recipient_domain"), BUCKETS_OF_A_DAY),
+    **dict.fromkeys(("client", "recipient"), ALL_TIME),
+}
+"""How many quarter hours the counts of a field are for. Those of a day (UTC) are kept in its first, those of all time
+in the first of 1970. Pages of mails with several are in those of single quarter hours only."""
 
 SEVERAL = {"outcomes": "outcomes", "dsn": "dsns"}
 """Of those fields, the ones of which a document may have several values, with their names in it."""
 
-_SINGLE = tuple(field for field in VALUE_TERMS if field not in SEVERAL)
+_SINGLE = tuple(field for field in VALUE_TERMS if field not in COLUMNS)
+_LONGER = [
+    (
+        attrgetter(column),
+        [(field, values_of, PERIODS[field]) for field, (other, values_of) in COLUMNS.items() if other == column],
+    )
+    for column in ("client", "sender", "relay", "recipient")
+]
+"""The columns whose fields have counts for longer than a quarter hour, with these fields."""
 
 
 class Facets(NamedTuple):
@@ -131,24 +148,39 @@ def class_of(document: Document) -> int:
     return _CLASS_OF_KIND.get(document["kind"], PLAIN)
 
 
-def counts_of(document: Document, facets: Facets, date_ms: int) -> list[CountKey]:
-    """Return the counts that a document is part of, which has these facets."""
-    class_ = facets.class_
-    bucket = date_ms // BUCKET_MS
-    keys = [(field, class_, document.get(field) or "", bucket) for field in _SINGLE]
-    for field, name in SEVERAL.items():
-        keys += [(field, class_, value, bucket) for value in document.get(name) or ("",)]
-    keys.append(("", class_, "", bucket))
-    if class_ != PAGED:
-        day = bucket // BUCKETS_OF_A_DAY * BUCKETS_OF_A_DAY
-        for field, text, values_of in (
-            ("relay", facets.relay, _split),
-            ("sender", facets.sender, _whole),
-            ("sender_domain", facets.sender, _domains),
-            ("recipient_domain", facets.recipient, _domains),
-        ):
-            keys += [(field, class_, value, day) for value in values_of(text)]
-    return keys
+def counts_of(documents: Sequence[tuple[Document, Facets, int]]) -> dict[CountKey, int]:
+    """Return the counts of documents, each given with its facets and its date in milliseconds.
+
+    Many documents have the same few values, and many the same texts: these are counted as they are, then taken apart.
+    """
+    counts: dict[CountKey, int] = {}
+    shared = Counter(
+        [
+            (each.class_, date_ms // BUCKET_MS, each.host, each.outcomes, each.dsn, _singles(document))
+            for document, each, date_ms in documents
+        ]
+    )
+    for (class_, bucket, host, outcomes, dsns, singles), number in shared.items():
+        values = [("", ""), ("host", host), *zip(_SINGLE, [each or "" for each in singles], strict=True)]
+        values += [("outcomes", each) for each in _split(outcomes)]
+        values += [("dsn", each) for each in _split(dsns)]
+        for field, value in values:
+            key = (field, class_, value, bucket)
+            counts[key] = counts.get(key, 0) + number
+    for column, fields in _LONGER:
+        texts = Counter(
+            [(each.class_, date_ms // DAY_MS, column(each)) for _, each, date_ms in documents if each.class_ != PAGED]
+        )
+        for (class_, day, text), number in texts.items():
+            for field, values_of, period in fields:
+                for value in values_of(text):
+                    key = (field, class_, value, day * period)
+                    counts[key] = counts.get(key, 0) + number
+    return counts
+
+
+def _singles(document: Document) -> tuple[str | None, ...]:
+    return tuple([document.get(field) for field in _SINGLE])
 
 
 def _joined(values: list[str] | None) -> str:

@@ -12,15 +12,15 @@ import errno
 import fcntl
 import os
 import time
-from collections import Counter
 from contextlib import contextmanager
 from datetime import datetime
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import orjson
 
 from mailspan.errors import StoreError
-from sink.facets import CountKey, Facets, counts_of, facets_of, subject_of
+from sink.facets import Facets, counts_of, facets_of, subject_of
 from sink.fragments import family_of, is_fragment, superfluous
 from sink.sqlite_schema import (
     LARGEST_DATE_MS,
@@ -43,6 +43,10 @@ _NO_CHANGES: Mapping[str, bytes | None] = {}
 _LOCK_POLL_SECONDS = 0.2
 
 
+Counted = tuple["Document", Facets, int]
+"""What the counts of a document are made of."""
+
+
 class _Row(NamedTuple):
     """One document as its table holds it, with its terms."""
 
@@ -54,7 +58,7 @@ class _Row(NamedTuple):
     terms: str
     facets: Facets
     subject: str | None
-    counts: list[CountKey]
+    counted: Counted
 
 
 class SqliteStore:
@@ -188,8 +192,8 @@ class SqliteStore:
         self._connection.execute("UPDATE commits SET number = number + 1")
         (written,) = self._connection.execute("SELECT number FROM commits").fetchone()
         rows = [_row(documents[index], payloads[index], places, old, written) for index, old in kept.values()]
-        remove(self._connection, sorted(place for _, place in kept.values() if place is not None))
-        rows.sort()  # FTS5 keeps one batch in memory while places rise
+        superseded = _take_out(self._connection, sorted(place for _, place in kept.values() if place is not None))
+        rows.sort(key=itemgetter(0))  # FTS5 keeps one batch in memory while places rise
         self._connection.executemany(
             "INSERT INTO documents(place, id, version, written, document) VALUES (?, ?, ?, ?, ?)",
             (row[:5] for row in rows),
@@ -203,7 +207,8 @@ class SqliteStore:
         self._connection.executemany(
             "INSERT INTO subjects VALUES (?, ?)", ((row.place, row.subject) for row in rows if row.subject)
         )
-        add_to_counts(self._connection, Counter(key for row in rows for key in row.counts))
+        # Of a document that is written again most values stay: only what changes is changed.
+        _change_counts(self._connection, [row.counted for row in rows], superseded)
 
     def _change(self, table: str, changes: Mapping[str, bytes | None]) -> None:
         removed = [(_key(key),) for key, value in changes.items() if value is None]
@@ -242,8 +247,16 @@ def kept_since(connection: sqlite3.Connection) -> int | None:
 
 
 def remove(connection: sqlite3.Connection, places: Sequence[int]) -> None:
-    """Delete documents; the index without text must be told the very terms that it was given."""
-    counts: Counter[CountKey] = Counter()
+    """Delete documents."""
+    _change_counts(connection, [], _take_out(connection, places))
+
+
+def _take_out(connection: sqlite3.Connection, places: Sequence[int]) -> list[Counted]:
+    """Delete documents, but not from the counts; return what these need.
+
+    The index without text must be told the very terms that it was given.
+    """
+    taken: list[Counted] = []
     for place in places:
         document = _load(connection, place)
         date_ms, updated_ms = _ms(document["date"]), _ms(document["updated"])
@@ -252,8 +265,8 @@ def remove(connection: sqlite3.Connection, places: Sequence[int]) -> None:
         connection.execute("DELETE FROM documents WHERE place = ?", (place,))
         connection.execute("DELETE FROM facets WHERE place = ?", (place,))
         connection.execute("DELETE FROM subjects WHERE place = ?", (place,))
-        counts.subtract(counts_of(document, facets_of(document, place, date_ms, updated_ms), date_ms))
-    add_to_counts(connection, counts)
+        taken.append((document, facets_of(document, place, date_ms, updated_ms), date_ms))
+    return taken
 
 
 def _load(connection: sqlite3.Connection, place: int) -> Document:
@@ -262,16 +275,19 @@ def _load(connection: sqlite3.Connection, place: int) -> Document:
     return document
 
 
-def add_to_counts(connection: sqlite3.Connection, changes: Mapping[CountKey, int]) -> None:
-    """Add the changes to the table of counts; a number that becomes 0 leaves it."""
+def _change_counts(connection: sqlite3.Connection, added: Sequence[Counted], removed: Sequence[Counted]) -> None:
+    """Change the table of counts; a number that becomes 0 leaves it."""
+    changes = counts_of(added)
+    for key, number in counts_of(removed).items():
+        changes[key] = changes.get(key, 0) - number
     connection.executemany(
         "INSERT INTO counts(field, class, value, bucket, number) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE SET number = number + excluded.number",
-        ((*key, change) for key, change in changes.items() if change),
+        [(*key, change) for key, change in changes.items() if change],
     )
     connection.executemany(
         "DELETE FROM counts WHERE field = ? AND class = ? AND value = ? AND bucket = ? AND number = 0",
-        (key for key, change in changes.items() if change < 0),
+        [key for key, change in changes.items() if change < 0],
     )
 
 
@@ -366,7 +382,7 @@ def _row(document: Document, encoded: bytes, places: _Places, old: int | None, w
         terms=terms_of(document, updated_ms - date_ms),
         facets=facets,
         subject=subject_of(document),
-        counts=counts_of(document, facets, date_ms),
+        counted=(document, facets, date_ms),
     )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import orjson
 
-from sink.facets import BUCKETS_OF_A_DAY, COLUMNS, DAILY, MAILBOX, PAGED, PLAIN, PROBE, SEVERAL, VALUE_TERMS
+from sink.facets import ALL_TIME, BUCKETS_OF_A_DAY, COLUMNS, MAILBOX, PAGED, PERIODS, PLAIN, PROBE, SEVERAL, VALUE_TERMS
 from sink.sqlite_schema import PLACE_BITS, connect_for_reading, failures
 from sink.sqlite_walks import MAILBOXES, PROBES, Walk, counted_walks, cut, first_place, is_everything, quoted, walks
 from sink.store import BUCKET_MS, Term
@@ -310,8 +310,7 @@ class SqliteReader:
         parts: list[Part] = []
         counts: Counter[str] = Counter()
         for sign, walk in counted_walks(selection):
-            step = BUCKETS_OF_A_DAY if field in DAILY else 1 if field in VALUE_TERMS else None
-            edges, whole = ([walk], None) if step is None else _split(walk, step)
+            edges, whole = _split(walk, PERIODS[field])
             if whole is not None:
                 parts.append(self._numbers("value", selection, whole, field, sign))
             texts = Counter(chain.from_iterable(chain.from_iterable(self._texts(edge, column) for edge in edges)))
@@ -393,14 +392,15 @@ def _classes(selection: Selection) -> str:
     return ", ".join(map(str, (PLAIN, *asked)))
 
 
-def _split(walk: Walk, step: int = 1) -> tuple[list[Walk], _Range | None]:
-    """Take the whole quarter hours, whose counts are kept, out of a walk; return what is left, and them.
+def _split(walk: Walk, period: int = 1) -> tuple[list[Walk], _Range | None]:
+    """Take the whole periods of so many quarter hours, or ALL_TIME, of which counts are kept, out of a walk.
 
-    With a `step`, only so many of them at once: days.
+    Return what is left, and them.
     """
-    if walk.is_checked or not is_everything(walk.selection):
+    is_whole = walk.since_ms is None and walk.until_ms is None
+    if walk.is_checked or not is_everything(walk.selection) or (period == ALL_TIME and not is_whole):
         return [walk], None
-    length = BUCKET_MS * step
+    length = BUCKET_MS * period
     first = None if walk.since_ms is None else -(-walk.since_ms // length)
     last = None if walk.until_ms is None else walk.until_ms // length
     if first is not None and last is not None and first >= last:
@@ -410,7 +410,7 @@ def _split(walk: Walk, step: int = 1) -> tuple[list[Walk], _Range | None]:
         edges += cut(walk, last * length, None)
     if first is not None:
         edges += cut(walk, None, first * length)
-    return edges, _Range(None if first is None else first * step, None if last is None else last * step)
+    return edges, _Range(None if first is None else first * period, None if last is None else last * period)
 
 
 def _mail_and_page(id_: str) -> tuple[str, int]:

@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from sink.sqlite_schema import LARGEST_DATE_MS, PLACE_BITS
+from sink.sqlite_schema import LARGEST_DATE_MS, PLACE_BITS, lasting
 from sink.store import Term
 from sink.terms import PAGED, SPANS_MS, term
 
@@ -71,7 +71,10 @@ class Walk(NamedTuple):
         source = "postings AS p"
         for table, name in (("subjects", "s"), ("facets", "f"), ("documents", "d")):
             if f"{name}." in f"{columns} {where}":
-                source += f" CROSS JOIN {table} AS {name} ON {name}.place = p.rowid"
+                # Of what lasted long a small index knows the last update: few rows of facets must be looked up.
+                is_lasting = table == "facets" and self.span is not None
+                join = f"INDEXED BY facets_lasting ON {lasting('f.')} AND" if is_lasting else "ON"
+                source += f" CROSS JOIN {table} AS {name} {join} {name}.place = p.rowid"
         return f"SELECT {columns} FROM {source} WHERE {where} {order}", tuple(parameters)  # noqa: S608 - our own text
 
     def places(self) -> tuple[int, int]:
