@@ -9,6 +9,7 @@ Beside them stands the median CPU time, which is the same thing on an idle machi
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import inspect
 import itertools
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.world import TOP, WORDS, World
+from mailspan.commands.search import GARBAGE_THRESHOLD
 from mailspan.document import FIELDS
 from search.counts import count_by
 from search.query import FLAGS, parse_query
@@ -290,6 +292,9 @@ def questions(samples: Sequence[Document]) -> list[Question]:
         Question("--by sender, today", {"since": "today"}, "sender"),
         Question("--by sender, everything", {}, "sender"),
         Question("--by recipient, today", {"since": "today"}, "recipient"),
+        Question("--by recipient, everything", {}, "recipient"),
+        Question("--by client, today", {"since": "today"}, "client"),
+        Question("--by client, everything", {}, "client"),
         Question("--by outcome, frequent sender", {"sender": news}, "outcome"),
         Question("--by day, frequent sender", {"sender": news}, "day"),
         Question("--by relay, bounced today", {"outcome": "bounced", "since": "today"}, "relay"),
@@ -344,6 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     some = Generator(called.seed, called.transactions).documents_until(3001 + 3 * TRAIL)
     whole = (each for each in some if each["kind"] == "transaction" and each["page"] == 0)
     asked = questions([each for each in whole if not each["msgid"].startswith("trail.")])
+    gc.set_threshold(GARBAGE_THRESHOLD)
     print(f"{called.transactions:,} transactions; {called.rounds} rounds; ms")
     print(f"{'':36}{'found':>9}{'p50':>9}{'max':>9}{'CPU p50':>9}")
     missed = []

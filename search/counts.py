@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -45,9 +46,11 @@ def count_by(
     """
     if field in DATE_FORMATS:
         return _count_by_date(reader.count_by_date(selection), *DATE_FORMATS[field], zone)
-    counts = [(value or NOTHING, count) for value, count in reader.count_by(selection, field)]
+    counts = reader.count_by(selection, field)
     # Two sorts by one item each: a third of the time of one by both, and a store gives nearly all in order.
     counts.sort(key=itemgetter(0))
+    if counts and not counts[0][0]:
+        insort(counts, (NOTHING, counts.pop(0)[1]), key=itemgetter(0))
     counts.sort(key=itemgetter(1), reverse=True)
     return counts
 

@@ -41,14 +41,15 @@ def _domains(text: str) -> list[str]:
     return list(dict.fromkeys([each.rpartition("@")[2] or each for each in text.split(SEPARATOR)]))
 
 
-def _whole(text: str) -> list[str]:
+def whole_text(text: str) -> list[str]:
+    """Return the one value of a field that never has several."""
     return [text]
 
 
 COLUMNS: dict[str, tuple[str, Callable[[str], list[str]]]] = {
-    "host": ("host", _whole),
-    "client": ("client", _whole),
-    "sender": ("sender", _whole),
+    "host": ("host", whole_text),
+    "client": ("client", whole_text),
+    "sender": ("sender", whole_text),
     "sender_domain": ("sender", _domains),
     "relay": ("relay", _split),
     "outcomes": ("outcomes", _split),

@@ -17,7 +17,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import orjson
 
-from sink.facets import ALL_TIME, BUCKETS_OF_A_DAY, COLUMNS, MAILBOX, PAGED, PERIODS, PLAIN, PROBE, SEVERAL, VALUE_TERMS
+from sink.facets import (
+    ALL_TIME,
+    BUCKETS_OF_A_DAY,
+    COLUMNS,
+    MAILBOX,
+    PAGED,
+    PERIODS,
+    PLAIN,
+    PROBE,
+    SEVERAL,
+    VALUE_TERMS,
+    whole_text,
+)
 from sink.sqlite_schema import PLACE_BITS, connect_for_reading, failures
 from sink.sqlite_walks import MAILBOXES, PROBES, Walk, counted_walks, cut, first_place, is_everything, quoted, walks
 from sink.store import BUCKET_MS, Term
@@ -132,7 +144,7 @@ class SqliteReader:
             selection = self._narrowed(selection)
             for sign, walk in counted_walks(selection):
                 edges, whole = _split(walk)
-                parts = [] if whole is None else [self._numbers("bucket", selection, whole, "")]
+                parts = [] if whole is None else list(self._numbers("bucket", selection, whole, ""))
                 columns = f"(p.rowid >> {PLACE_BITS}) / {BUCKET_MS}, count(*)"
                 parts += [self._rows(edge, columns, "GROUP BY 1", paged=False).fetchall() for edge in edges]
                 for part in parts:
@@ -235,7 +247,7 @@ class SqliteReader:
             edges, whole = _split(walk)
             if whole is not None:
                 ((number,),) = self._connection.execute(
-                    f"SELECT sum(number) FROM counts WHERE field = ? AND class IN ({_classes(selection)})"  # noqa: S608
+                    f"SELECT sum(number) FROM counts WHERE field = ? AND class IN ({_listed(selection)})"  # noqa: S608
                     " AND value = ? AND bucket >= ? AND bucket < ?",
                     (field, value, *whole.limits()),
                 )
@@ -272,15 +284,18 @@ class SqliteReader:
 
     def _numbers(
         self, by: str, selection: Selection, whole: _Range, field: str, sign: int = 1
-    ) -> list[tuple[Any, int]]:
-        """Return the counts of a field by `value` or `bucket`, added up, times `sign`."""
-        ((keys, numbers),) = self._connection.execute(
-            "SELECT json_group_array(key), json_group_array(number) FROM"  # noqa: S608 - our own text
-            f" (SELECT {by} AS key, ? * sum(number) AS number FROM counts"
-            f" WHERE field = ? AND class IN ({_classes(selection)}) AND bucket >= ? AND bucket < ? GROUP BY {by})",
-            (sign, field, *whole.limits()),
-        )
-        return list(zip(orjson.loads(keys), orjson.loads(numbers), strict=True))
+    ) -> Iterator[list[tuple[Any, int]]]:
+        """Yield the counts of a field in each class, by `value` or `bucket`, times `sign`."""
+        is_added_up = by == "value" and PERIODS[field] != ALL_TIME
+        number, group = ("sum(number)", f"GROUP BY {by}") if is_added_up else ("number", "")
+        for class_ in _classes(selection):
+            ((keys, numbers),) = self._connection.execute(
+                "SELECT json_group_array(key), json_group_array(? * number) FROM"  # noqa: S608 - our own text
+                f" (SELECT {by} AS key, {number} AS number FROM counts"
+                f" WHERE field = ? AND class = ? AND bucket >= ? AND bucket < ? {group})",
+                (sign, field, class_, *whole.limits()),
+            )
+            yield list(zip(orjson.loads(keys), orjson.loads(numbers), strict=True))
 
     def _values(self, field: str) -> list[tuple[str, Term]] | None:
         """Return the values of a field in the whole store with their terms; None: too many, or no term says them."""
@@ -312,8 +327,11 @@ class SqliteReader:
         for sign, walk in counted_walks(selection):
             edges, whole = _split(walk, PERIODS[field])
             if whole is not None:
-                parts.append(self._numbers("value", selection, whole, field, sign))
+                parts += self._numbers("value", selection, whole, field, sign)
             texts = Counter(chain.from_iterable(chain.from_iterable(self._texts(edge, column) for edge in edges)))
+            if values_of is whole_text:
+                parts.append([(text, sign * number) for text, number in texts.items()])
+                continue
             for text, number in texts.items():
                 for value in values_of(text):
                     counts[value] += sign * number
@@ -341,7 +359,7 @@ class SqliteReader:
         # The table alone can say which: no index is needed.
         sql = (
             f"SELECT {column} AS text, place FROM facets WHERE place >= ? AND place < ?"  # noqa: S608 - our own text
-            f" AND class IN ({_classes(walk.selection)}) ORDER BY place"
+            f" AND class IN ({_listed(walk.selection)}) ORDER BY place"
         )
         return sql, (first if after is None else after + 1, last)
 
@@ -386,10 +404,13 @@ def _there(counts: Mapping[str, int]) -> Part:
     return [item for item in counts.items() if item[1]]
 
 
-def _classes(selection: Selection) -> str:
+def _classes(selection: Selection) -> list[int]:
     classes = ((PROBES, PROBE), (MAILBOXES, MAILBOX))
-    asked = [class_ for kind, class_ in classes if kind not in selection.none_of]
-    return ", ".join(map(str, (PLAIN, *asked)))
+    return [PLAIN, *[class_ for kind, class_ in classes if kind not in selection.none_of]]
+
+
+def _listed(selection: Selection) -> str:
+    return ", ".join(map(str, _classes(selection)))
 
 
 def _split(walk: Walk, period: int = 1) -> tuple[list[Walk], _Range | None]:

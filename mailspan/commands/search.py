@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import select as system_select
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Find transactions, newest first. Every flag that is given must hold."
 
+GARBAGE_THRESHOLD = 100_000  # nothing makes reference cycles; a count by a field with many values makes many tuples
 _FOUND, _NOTHING_FOUND, _INCOMPLETE = 0, 1, 3
 _DEFAULT_NEWEST = 100
 _POLL_MS = 500
@@ -138,6 +140,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises UsageError and StoreError.
     """
+    gc.set_threshold(GARBAGE_THRESHOLD)
     query = query_of(args)
     newest = _positive("-r", args.newest)
     if args.follow:
