@@ -315,7 +315,8 @@ def compare(reader: DocumentReader, seed: int, documents: Sequence[Document]) ->
 
 def test_what_comes_in_parts_is_counted_whole(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = [(flags, modes) for _, flags, modes in islice(queries(3, all_documents()), 12)]
-    selections = [selection_of(flags, modes) for flags, modes in [({}, modes) for _, modes in chosen] + chosen]
+    before = [({"until": "2026-12-05"}, modes) for _, modes in chosen]
+    selections = [selection_of(flags, modes) for flags, modes in before + chosen]
     with SqliteReader(store) as reader:
         at_once = [count_by(reader, each, field) for each in selections for field in ("client", "recipient")]
         monkeypatch.setattr("sink.sqlite_reader._TEXTS_AT_ONCE", 7)
