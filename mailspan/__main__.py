@@ -10,9 +10,11 @@ that start stays fast. Help is --help alone: in `search`, -h is the host.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -83,12 +85,12 @@ class _ArgumentParser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line, without the program's name, and return its exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    _prepare_streams()
     try:
         try:
             return _run(sys.argv[1:] if arguments is None else arguments)
         finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except MailspanError as error:
         _say(str(error))
         return error.exit_code
@@ -162,8 +164,18 @@ def _top_parser() -> _ArgumentParser:
     return top
 
 
+def _prepare_streams() -> None:
+    """Let output that nobody reads be dropped, as with a closed pipe, and let any name be printed in any locale."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - it ends with the process
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _say(message: str) -> None:
-    print(f"mailspan: {sanitise(message)}", file=sys.stderr)
+    with suppress(OSError):  # where that cannot be written either, the exit code still says it
+        print(f"mailspan: {sanitise(message)}", file=sys.stderr)
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:

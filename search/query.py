@@ -27,6 +27,7 @@ QUEUE_LIFETIME_DAYS = 5
 _DSN = re.compile(r"[245](\.\d{1,3}){0,2}", re.ASCII)
 _IPV6_TAG = re.compile("^ipv6:", re.IGNORECASE)  # RFC 5321, 4.1.3
 _MAPPED_BITS = 96  # ::ffff:0:0/96, RFC 4291, 2.5.5.2
+_AS_NETWORK = re.compile(r"\[?[0-9a-f.:]+\]?/[0-9]+")
 _NAME_AND_IP = re.compile(r"(.*?)\s*\[(?:IPv6:)?([0-9A-Fa-f.:]+)\]")
 
 Network = IPv4Network | IPv6Network
@@ -149,6 +150,12 @@ def _address(_flag: str, text: str) -> str:
     return fold(address_value(text))
 
 
+def _client(flag: str, text: str) -> str:
+    if _AS_NETWORK.fullmatch(fold(text)) and network_of(text) is None:
+        raise UsageError(f"{flag} {text!r}: expected a name, an IP or a network, as 192.0.2.0/24")
+    return fold(text)
+
+
 def _host(_flag: str, text: str) -> str:
     return fold(text.removesuffix("."))
 
@@ -184,7 +191,7 @@ FLAGS: dict[str, tuple[str, Callable[[str, str], str] | None]] = {
     "until": ("-D", None),
     "host": ("-h", _host),
     "message_id": ("-m", _folded),
-    "client": ("-c", _folded),
+    "client": ("-c", _client),
     "queue_id": ("-i", _folded),
     "relay": ("-l", _relay),
     "outcome": ("-o", _one_of(OUTCOMES)),

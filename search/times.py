@@ -7,7 +7,7 @@ without a zone are the reader's local time. What is given back is always an inst
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 
 from mailspan.errors import UsageError
@@ -67,16 +67,22 @@ def _instant(text: str, now: datetime, zone: tzinfo | None, *, is_end: bool) -> 
     stamp = _STAMP.fullmatch(text)
     if stamp is None:
         return None
-    date, time, offset = stamp.groups()
-    if time is None:
-        return _day(datetime.fromisoformat(date), zone, is_end=is_end)
-    moment = datetime.fromisoformat(f"{date}T{time.replace(',', '.')}{(offset or '').upper()}")
+    on, at, offset = stamp.groups()
+    if at is None:
+        return _day(datetime.fromisoformat(on), zone, is_end=is_end)
+    moment = datetime.fromisoformat(f"{on}T{at.replace(',', '.')}{(offset or '').upper()}")
     return moment if offset else _local(moment, zone)
 
 
 def _day(midnight: datetime, zone: tzinfo | None, *, is_end: bool) -> datetime:
+    if is_end and midnight.date() == date.max:
+        return _local(datetime.combine(date.max, time(23, 59, 59, 999_000)), zone)  # the last millisecond there is
     return _local(midnight + timedelta(days=1) if is_end else midnight, zone)
 
 
 def _local(moment: datetime, zone: tzinfo | None) -> datetime:
-    return moment.astimezone() if zone is None else moment.replace(tzinfo=zone)
+    """Return a local time as an instant; on the first and last days there are, in UTC where a zone leaves them."""
+    try:
+        return moment.astimezone() if zone is None else moment.replace(tzinfo=zone).astimezone(UTC)
+    except (OverflowError, ValueError):
+        return moment.replace(tzinfo=UTC)

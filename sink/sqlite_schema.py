@@ -131,7 +131,7 @@ def path_of_store(store: str | None, environment: Mapping[str, str]) -> Path:
         raise UsageError("--store is empty, and MAILSPAN_STORE is a URL: give one or the other")
     text = named.removeprefix(_URL_PREFIX)
     if not text or "\0" in text or (text == named and (named.startswith("sqlite:") or "://" in named)):
-        raise UsageError(f"--store {named!r}: expected sqlite:///PATH")
+        raise UsageError(f"--store {named!r}: expected sqlite:///PATH or https://HOST:9200")
     path = Path(text)
     if text != named and not path.is_absolute():
         from_root = Path("/") / path

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import orjson
 import pytest
@@ -15,9 +15,6 @@ import pytest
 from mailspan.canary import CANARY_NAME, Canary, encode_canary, find_canary
 from mailspan.commands.host_name import own_name
 from tests.running import ROOT, mailspan, mailspan_here
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CORPUS = ROOT / "tests" / "corpus"
 EDGE = CORPUS / "edge1.mail.log"
@@ -131,6 +128,34 @@ def test_a_closed_pipe_is_silent() -> None:
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, check=False, cwd=ROOT, timeout=60)
     assert done.stderr == b""
     assert done.stdout.startswith(b'{"id":')
+
+
+def test_closed_output_is_as_silent(tmp_path: Path) -> None:
+    store = f"--store sqlite:///{tmp_path}/mail.db"
+    log = "--zone Europe/Madrid samples/original.mail.log"
+    for command in (
+        f"index {store} {log} >&-",
+        f"parse {log} >&-",
+        f"search {store} >&- 2>&-",
+        f"search {store} <&- >&-",
+    ):
+        shell = f"{sys.executable} -m mailspan {command}"
+        done = subprocess.run(["/bin/sh", "-c", shell], capture_output=True, check=False, cwd=ROOT, timeout=60)
+        assert (done.returncode, done.stderr) == (0, b""), command
+
+
+def test_errors_that_cannot_be_said_have_their_exit_code() -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "mailspan", "parse", "missing.log"]
+        assert subprocess.run(command, stderr=full, check=False, cwd=ROOT, timeout=60).returncode == 3
+
+
+def test_a_locale_without_the_letters_of_a_name(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/żółw.db"
+    sample = str(ROOT / "samples" / "original.mail.log")
+    done = mailspan("index", "--store", store, sample, zone="Europe/Madrid", others={"PYTHONIOENCODING": "latin-1"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.endswith(b"\\u017c\xf3\\u0142w.db\n")
 
 
 def test_standard_input_and_an_empty_file(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -72,10 +72,16 @@ def test_times(text: str, means: str) -> None:
         ("2026-04-24", CAIRO, "2026-04-23T22:00:00", "2026-04-24T21:00:00"),  # begins at 01:00
         ("today", KOLKATA, "2026-11-24T18:30:00", "2026-11-25T18:30:00"),
         ("yesterday", KOLKATA, "2026-11-23T18:30:00", "2026-11-24T18:30:00"),
+        ("0001-01-01", KOLKATA, "0001-01-01T00:00:00", "0001-01-01T18:06:32"),  # it began in the year 0
     ],
 )
 def test_a_whole_day(text: str, zone: ZoneInfo, begin: str, end: str) -> None:
     assert (at(text, zone), at(text, zone, is_end=True)) == (begin, end)
+
+
+@pytest.mark.parametrize(("zone", "milliseconds"), [(KOLKATA, 253_402_280_999_999), (UTC, 253_402_300_799_999)])
+def test_to_the_end_of_the_last_day_there_is(zone: tzinfo, milliseconds: int) -> None:
+    assert parse_time("-D", "9999-12-31", now=NOW, zone=zone, is_end=True) == milliseconds
 
 
 @pytest.mark.parametrize(
@@ -236,7 +242,11 @@ def test_a_wide_network(tmp_path: Path) -> None:
         (("-o", "lost"), "-o 'lost': expected one of delivered, relayed"),
         (("--dsn", "5.7.x"), "--dsn '5.7.x': expected an enhanced status code"),
         (("--state", "gone"), "--state 'gone': expected one of open, closed, incomplete"),
-        (("-r", "0"), "-r '0': expected a whole number from 1 on"),
+        (("-r", "0"), "-r '0': expected a whole number from 1 to 999999999"),
+        (("-r", "1000000000"), "expected a whole number from 1 to 999999999"),
+        (("-c", "192.0.2.0/33"), "-c '192.0.2.0/33': expected a name, an IP or a network"),
+        (("-c", "2001:db8::/129"), "expected a name, an IP or a network"),
+        (("--store", "ftp://mail.example.com"), "expected sqlite:///PATH or https://HOST:9200"),
         (("-r", "²"), "expected a whole number"),
         (("-f", " "), "-f ' ': expected a value"),
         (("-d", "2026-01-02", "-D", "2026-01-01"), "nothing lies between"),

@@ -132,7 +132,7 @@ def _place(text: str) -> Place:
 
 def _positive(text: str) -> int:
     if not _POSITIVE.fullmatch(text):
-        raise UsageError(f"-r {text!r}: expected a whole number from 1 on")
+        raise UsageError(f"-r {text!r}: expected a whole number from 1 to 999999999")
     return int(text)
 
 

@@ -85,5 +85,5 @@ def _progress(deleted: int) -> None:
 
 def _days(text: str) -> int:
     if not _POSITIVE.fullmatch(text):
-        raise UsageError(f"--days {text!r}: expected a whole number from 1 on")
+        raise UsageError(f"--days {text!r}: expected a whole number from 1 to 999999")
     return int(text)

@@ -258,5 +258,5 @@ def _forget(output: BinaryIO) -> None:
 
 def _positive(flag: str, text: str) -> int:
     if not _POSITIVE.fullmatch(text):
-        raise UsageError(f"{flag} {text!r}: expected a whole number from 1 on")
+        raise UsageError(f"{flag} {text!r}: expected a whole number from 1 to 999999999")
     return int(text)
