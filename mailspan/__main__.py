@@ -134,6 +134,7 @@ def _call(arguments: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     if command is None:
         names = ", ".join(each.name for each in COMMANDS)
         top.error(f"no such command: {called.command!r}; expected one of {names}")
+    called.arguments = _behind(called.command, arguments)
     return command, called
 
 
@@ -145,7 +146,20 @@ def _read(command: Command, called: argparse.Namespace) -> tuple[ModuleType, arg
     )
     parser.add_argument("--config", type=Path, metavar="FILE", default=called.config, help=_CONFIG_HELP)
     module.add_arguments(parser)
-    return module, parser.parse_intermixed_args(called.arguments)
+    # Behind `--` nothing is a flag; parsing flags and names in any order takes the `--` away before it is heeded.
+    read = parser.parse_args if "--" in called.arguments else parser.parse_intermixed_args
+    return module, read(called.arguments)
+
+
+def _behind(command: str, arguments: Sequence[str]) -> Sequence[str]:
+    """Return the arguments behind the name of the command, also the `--` among them that argparse leaves out.
+
+    The name of a file of settings is not taken for that of the command.
+    """
+    at = next(
+        at for at, each in enumerate(arguments) if each == command and (not at or arguments[at - 1] != "--config")
+    )
+    return arguments[at + 1 :]
 
 
 def _top_parser() -> _ArgumentParser:

@@ -117,6 +117,17 @@ def test_a_machine_may_have_a_name_that_is_no_utf8(
     assert find_canary([(CANARY_NAME, encode_canary(canary))]) == canary
 
 
+def test_behind_two_dashes_nothing_is_a_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, log = f"sqlite:///{tmp_path}/mail.db", tmp_path / "mainlog"
+    log.write_text("2026-11-23 10:00:00 1xVOtL-00001x-06 <= -a@example.com U=x P=local S=3 id=-x@example.com\n")
+    settings_file = tmp_path / "search"
+    settings_file.write_text("")
+    assert mailspan_here(capsys, "index", "--zone", "UTC", "--store", store, "--", str(log)).status == 0
+    for term in ("-x@example.com", "-a@example.com"):
+        done = mailspan_here(capsys, "--config", str(settings_file), "search", "--store", store, "--count", "--", term)
+        assert (done.status, done.output) == (0, "1\n")
+
+
 def test_a_missing_file_does_not_stop_the_others() -> None:
     done = mailspan("parse", *READING, "missing.log", str(EDGE))
     assert done.returncode == 3
