@@ -1,9 +1,9 @@
 """Syslog headers: where the stamp, the host, the program and the message of a line are.
 
 Pure. RFC 3164 (one- and two-digit days, `<PRI>` or none, a year or none, a fraction or none, a colon behind the stamp as
-Cisco's devices write it, a missing host), RFC 3339 stamps with any zone, or none, in place of the old ones (rsyslog,
-syslog-ng, journalctl -o short-iso), and RFC 5424. The usual form is split
-without a regular expression by the caller (`mailspan.grammar`); this is the general way, for every other line.
+Cisco's devices write it, a missing host, FreeBSD's `<facility.level>` before it), RFC 3339 stamps with any zone, or none,
+in place of the old ones (rsyslog, syslog-ng, journalctl -o short-iso), and RFC 5424. The usual form is split without a
+regular expression by the caller (`mailspan.grammar`); this is the general way, for every other line.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ _NEW_LOCAL = re.compile(
     r"(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})[Tt]"
     r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})(?:[.,](?P<fraction>[0-9]{1,9}))?:? +"
 )
+_FACILITY = re.compile(r"<[a-z0-9]{1,16}\.[a-z0-9]{1,16}> ")  # FreeBSD's `syslogd -v`: before the host
 _VERSION = re.compile(r"1 (?P<stamp>\S+) (?P<host>\S+) (?P<app>\S+) (?P<process>\S+) \S+ ")
 _STRUCTURED = re.compile(r'(?:-|(?:\[(?:[^\]"\\]|\\.|"(?:[^"\\]|\\.)*+")*+\])+)(?: |\Z)')
 _TAG = re.compile(r"(?P<program>[^\s\[\]:]++)(?:\[(?P<pid>[0-9]{0,10})\])?:(?: |\Z)")
@@ -84,6 +85,9 @@ def split(line: str) -> Header | str:
 
 def _split_tag(line: str, at: int, stamp: Stamp | None, wall: WallTime | None, fraction: str) -> Header | str:
     host = None
+    facility = _FACILITY.match(line, at)
+    if facility is not None:
+        at = facility.end()
     tag = _TAG.match(line, at)
     if tag is None:
         host, _, _ = line[at:].partition(" ")
