@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 _ID = re.compile(f"(?:{queue_id.POSTFIX}|{queue_id.SENDMAIL}|{queue_id.EXIM})".encode())
 _EXIM_BEHIND = re.compile(f"({queue_id.EXIM}) ".encode())
 _EXIM_OWN = re.compile(
-    rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,3})? (?:[+-]\d{4} )?(?:\[\d+\] )?(?:(%b) )?" % queue_id.EXIM.encode()
+    rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,3})? (?:[+-]\d\d:?\d\d )?+(?!%b)(?:\[\d+\] )?(?:(%b) )?"
+    % (syslog.HEAD.pattern.encode(), queue_id.EXIM.encode())
 )
 _OPENSMTPD = re.compile(rb" (?:msgid|evpid)=([0-9a-f]{8})")
 _LONGEST_ID = 64

@@ -47,6 +47,21 @@ HEADERS = [
     "<22>1 2026-11-23T07:55:08.5Z mx1 postfix/smtpd 94 - - ",
     '<22>1 2026-11-23T07:55:08Z mx1 postfix/smtpd 94 - [x y="a]b\\"c"] ',
     "Nov 23 07:55:08 mx1 postfix/smtpd[94]: [ID 197553 mail.info] ",
+    "Nov 23 07:55:08 <mail.info> mx1 postfix/smtpd[94]: ",
+    "Nov 23 07:55:08 <2.6> mx1 postfix/smtpd[94]: ",
+    "Nov 23 07:55:08 mx1 mail.info postfix/smtpd[94]: ",
+    "Nov 23 07:55:08 mx1 mail:info postfix/smtpd[94]: ",
+    "Nov 23 07:55:08 Message forwarded from mx1: postfix/smtpd[94]: ",
+    "<22>Nov 23 07:55:08 relay Message forwarded from mx1: postfix/smtpd[94]: ",
+    "Nov 23 07:55:08 2026 mx1 postfix/smtpd[94]: ",
+    "Mon Nov 23 07:55:08 2026 mail.info postfix/smtpd[94]: ",
+    "2026-11-23 07:55:08 mx1 postfix/smtpd[94]: ",
+    "2026-11-23 07:55:08,123 mx1 postfix/smtpd[94]: ",
+    "2026-11-23 08:55:08 +01:00 mx1 postfix/smtpd[94]: ",
+    "Mon 2026-11-23 07:55:08 UTC mx1 postfix/smtpd[94]: ",
+    "Mon 2026-11-23 08:55:08.123456 +01 mx1 postfix/smtpd[94]: ",
+    "Mon 2026-11-23 07:55:08 CET mx1 postfix/smtpd[94]: ",
+    "1795420508.123456 mx1 postfix/smtpd[94]: ",
 ]
 
 
@@ -57,6 +72,7 @@ def test_every_header_gives_the_same_record(header: str) -> None:
         result = parser.parse(header + "B6D781149FE: client=mua1.lab.test[10.77.0.32]")
         assert isinstance(result, Record), result
         assert (result.host, result.queue_id, result.mta, result.pid) == ("mx1", "B6D781149FE", "postfix", "94")
+        assert result.stamp.second == 1795420508
         assert result.stamp.second == int(datetime(2026, 11, 23, 7, 55, 8, tzinfo=UTC).timestamp())
         assert result.text == "client=mua1.lab.test[10.77.0.32]"
 
@@ -73,6 +89,8 @@ def test_one_digit_days(day: str) -> None:
     [
         ("Nov 23 07:55:08 edge2 su[1]: (to root) root on none", "foreign program"),
         ("Nov 23 07:55:08 edge2 last message repeated 3 times", "repeated"),
+        ("Nov 23 07:55:08 last message repeated 3 times", "repeated"),
+        ("Nov 23 07:55:08: --- last message repeated 3 times ---", "repeated"),
     ],
 )
 def test_what_is_not_read_says_why(line: str, reason: str) -> None:

@@ -419,14 +419,17 @@ class Parser:
         stamp_text = ""
         if header.host is not None and header.program not in _LOGGERS:
             begin = line.partition(": ")[0]
-            is_plain = header.wall is not None and not header.fraction and line[15:16] == " "
+            wall = header.wall
+            is_plain = wall is not None and wall.year is None and not header.fraction and line[15:16] == " "
             head = begin[16:] if is_plain else begin.partition(" ")[2] if header.stamp is not None else ""
-            if len(head) <= 2 * MAX_NAME_CHARACTERS and head.startswith(f"{header.host} {header.program}"):
+            name, _, pid = head.partition("[")
+            # A facility may stand around the host: what stands before the tag is the same for all its lines.
+            if len(head) <= 2 * MAX_NAME_CHARACTERS and name.endswith(f" {header.program}"):
                 source = _source(header, host, program)
                 known = _Head(program, source, self._stamps_of(host))
                 self._remember_head(head, known)
-                if head == f"{header.host} {header.program}[{header.pid}]" and len(self._programs_of_hosts) < MAX_NAMES:
-                    self._programs_of_hosts[f"{header.host} {header.program}"] = known
+                if pid == f"{header.pid}]" and len(self._programs_of_hosts) < MAX_NAMES:
+                    self._programs_of_hosts[name] = known
                 stamp_text = line[:16] if is_plain else ""
         if isinstance(program, Ignored):
             return program

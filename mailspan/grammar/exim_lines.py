@@ -22,6 +22,7 @@ from mailspan.event import Inspected, Received, Refused
 from mailspan.event_time import FIRST_YEAR, LAST_YEAR
 from mailspan.grammar import exim
 from mailspan.grammar.exim_read import read_dumped_header
+from mailspan.grammar.syslog import HEAD
 from mailspan.record import Ignored, Record, Source, Stamp, Unparsed
 from mailspan.transaction import digest
 
@@ -39,6 +40,7 @@ _PID = re.compile(r"\[([0-9]{1,10})\] ")
 _QUEUE_ID = re.compile(rf"({ids.EXIM})(?: |\Z)")
 _PART = re.compile(r"\[([0-9]{1,4})([/\\])([0-9]{1,4})\] ?")
 _SYSLOG_HEAD = re.compile(r"(?!\[)[^ ]+ [^ \[\]:=]+(?:\[[0-9]*\])?: ")
+_FOREIGN_HEAD = re.compile(rf"(?:[+-][0-9]{{2}}:[0-9]{{2}} )?{HEAD.pattern}")
 
 MAX_PROCESSES = 4096
 MAX_RECORDS_IN_PARTS = 512  # a process sends the parts of a record in one go
@@ -154,6 +156,8 @@ class EximLines:
             and not _QUEUE_ID.match(line, match.end())
         ):
             return None  # an RFC 3339 stamp with spaces
+        if match["zone"] is None and _FOREIGN_HEAD.match(line, match.end()):
+            return None  # a logger's template with such a stamp
         self._is_own = True
         self._dump = None
         pid = _PID.match(line, match.end())
