@@ -333,7 +333,7 @@ KINDS: tuple[LineKind, ...] = (
     LineKind(
         "lost connection",
         _SERVERS,
-        ("lost connection after ", "timeout after ", "too many errors after "),
+        ("lost connection after ", "timeout after ", "too many errors after ", "bare <"),
         read.read_aborted,
         "4fT3Kq1cVbz9CLt: lost connection after DATA (15054 bytes) from mua2.lab.test[10.77.0.33]",
         Aborted,
@@ -482,7 +482,7 @@ KINDS: tuple[LineKind, ...] = (
     LineKind(
         "lost session",
         _SERVERS,
-        ("lost connection after ", "timeout after ", "too many errors after "),
+        ("lost connection after ", "timeout after ", "too many errors after ", "bare <"),
         read.read_lost,
         "lost connection after DATA (15054 bytes) from mua2.lab.test[10.77.0.33]",
         Disconnected,
@@ -490,9 +490,29 @@ KINDS: tuple[LineKind, ...] = (
         queued=False,
     ),
     LineKind(
+        "refused, before NOQUEUE",
+        (*_SERVERS, "postscreen"),
+        ("reject: ", "reject_warning: "),
+        read.read_rejection,
+        "reject: RCPT from example.com[10.0.0.2]: 554 Service unavailable; [10.0.0.2] blocked using orbz.org, reason: Open "
+        "relay. Please see http://orbz.org/?10.0.0.2; from=<from@example.com> to=<to@example.net>",
+        Refused,
+        {
+            "stage": "rcpt",
+            "code": 554,
+            "sender": "from@example.com",
+            "recipient": "to@example.net",
+            "client": Client("example.com [10.0.0.2]", "example.com", "10.0.0.2"),
+            "status": "554 Service unavailable; [10.0.0.2] blocked using orbz.org, reason: Open relay. Please see "
+            "http://orbz.org/?10.0.0.2",
+        },
+        queued=False,
+        source="logwatch scripts/services/postfix: Postfix 1.1, 2.0; postscreen of 2.8",
+    ),
+    LineKind(
         "TLS",
         ("smtpd", "smtp", "lmtp", "tlsproxy"),
-        ("Trusted TLS ", "Untrusted TLS ", "Verified TLS ", "Anonymous TLS "),
+        ("Trusted TLS ", "Untrusted TLS ", "Verified TLS ", "Anonymous TLS ", "TLS connection "),
         read.read_tls,
         "Untrusted TLS connection established to mx2.sink.lab.test[10.77.0.22]:25: TLSv1.3 with cipher "
         "TLS_AES_256_GCM_SHA384 (256/256 bits) key-exchange X25519",
@@ -578,6 +598,16 @@ KINDS: tuple[LineKind, ...] = (
         "table hash:/etc/postfix/access(0,lock|fold_fix) has changed -- restarting",
         Ignored,
         queued=False,
+    ),
+    LineKind(
+        "free text of a process",
+        (),
+        ("",),
+        read.read_free_message,
+        "mx.example.com[10.0.0.1]:25: re-using session with untrusted certificate, look for details earlier in the log",
+        Ignored,
+        queued=False,
+        source="last, for what no kind above takes: TLS and SASL libraries, name services, any -v",
     ),
 )
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 _NUMBER = r"-?[0-9]{1,15}(?:\.[0-9]{1,15})?"  # negative after the clock was set back
 _DELIVERY = re.compile(
     r"relay=([^,]*)(?:, conn_use=[0-9]+)?"
-    rf"(?:, delay=({_NUMBER}))?(?:, delays=({_NUMBER})/({_NUMBER})/({_NUMBER})/({_NUMBER}))?"
+    rf"(?:,? delay=({_NUMBER}))?(?:, delays=({_NUMBER})/({_NUMBER})/({_NUMBER})/({_NUMBER}))?"
     r"(?:, tls=([^,]*))?(?:, dsn=([0-9.]+))?, status=((\S+).*)",
     re.DOTALL,
 )
@@ -59,24 +59,29 @@ _USUAL_MESSAGE_ID = re.compile(r"message-id=<([^<>\\#]*)>")
 _RELAY = re.compile(r"([^\[]*)\[([^\]]*)\](?::([0-9]{1,5}))?")
 # smtpd_sasl_proto.c; a user name or an AUTH= address may hold commas, so what stands behind them is read from the right.
 _CLIENT = re.compile(
-    r"client=([^,]*)(?:, sasl_method=[^,]*)?(?:, sasl_username=(.*?))?(?:, sasl_sender=.*)?", re.DOTALL
+    r"client=([^,]*)(?:, (?!sasl_)[a-z_]+=[^,]*)*(?:, sasl_method=[^,]*)?(?:, sasl_username=(.*?))?(?:, sasl_sender=.*)?",
+    re.DOTALL,
 )
 _ORIGINAL = re.compile(r"(?:, orig_queue_id=([0-9A-Za-z]{1,32}))?(?:, orig_client=([^,]*))?\Z")
 _QUEUED = re.compile(r"(?:, size=([0-9]{1,18}))?(?:, nrcpt=([0-9]{1,18}))? \(queue active\)\s*\Z")
 _EXPIRED = re.compile(r", status=((?:force-)?expired\b[^<>]*)\Z")
 _PICKUP = re.compile(r"uid=([0-9]+) from=<(.*)>(?: orig_id=([0-9A-Za-z]+))?\Z", re.DOTALL)
 _TLS = re.compile(
-    r"\w+ TLS connection (?:established|reused) (from|to) ([^\[\]]*)\[([^\[\]]*)\](?::[0-9]+)?: "
+    r"(?:\w+ )?TLS connection (?:established|reused) (from|to) ([^\[\]:]*)(?:\[([^\[\]]*)\](?::[0-9]+)?)?: "
     r"((?:TLS|SSL)v[0-9.]+) with cipher (\S+)"
 )
-_LOST = re.compile(r"(?:lost connection|timeout|too many errors) after (\S+)(?: \(\d+ bytes\))? from (.*)")
+_LOST = re.compile(
+    r"(?:lost connection|timeout|too many errors|bare <[CL][RF]> received) after (\S+)(?: content)?"
+    r"(?: \((?:approximately )?\d+ bytes\))? from (.*)"
+)
 
 # What smtpd and cleanup write behind a reply. HELO names are neutered (no "<>") by smtpd, so the end is firm.
 _WHATSUP = (
     rf"(?: from=<(?P<sender>{INSIDE})>)?(?:,? to=<(?P<recipient>{INSIDE})>)?"
     r"(?:,? proto=(?P<protocol>[^\s,]+))?(?:,? helo=<(?P<helo>[^<>]*)>)?"
 )
-_REFUSED_TAIL = re.compile(rf";{_WHATSUP}(?P<sasl>(?:,? sasl_\w+=.*)?)\Z", re.DOTALL)
+# Behind sasl_…= of 3.10, or fields that a patch or a later version adds behind the HELO name.
+_REFUSED_TAIL = re.compile(rf";{_WHATSUP}(?P<sasl>(?:,? sasl_\w+=.*|(?<=>)(?:,? [a-z]\w*=<[^<>;]*>)+)?)\Z", re.DOTALL)
 _INSPECTED_TAIL = re.compile(rf";{_WHATSUP}(?:: (?P<text>.*))?\Z", re.DOTALL)
 # Postfix 2.0: `warning: header Subject: …; from=<> to=<>: text`, without an origin, with `to=<unknown>` for nobody yet.
 _OLD_INSPECTED_TAIL = re.compile(
@@ -84,7 +89,9 @@ _OLD_INSPECTED_TAIL = re.compile(
     re.DOTALL,
 )
 _SASL_USERNAME = re.compile(r",? sasl_username=(?:<([^<>]*)>|(.*?))(?=,? sasl_\w+=|\Z)", re.DOTALL)
-_WHERE = re.compile(r"(?P<where>[A-Z][A-Z-]*)(?: command)?(?: from (?P<client>[^\[\]]*\[[^\[\]]*\](?::\d+)?))?: ")
+_WHERE = re.compile(
+    r"(?P<where>[A-Z][A-Z-]*|connect)(?: command| content)?(?: from (?P<client>[^\[\]]*\[[^\[\]]*\](?::\d+)?))?: "
+)
 _ORIGIN = re.compile(r" from (local|unknown|[^\s\[\]]*\[[^\[\]]*\](?::\d+)?)\Z")
 _CANDIDATES = 12  # how many places a tail may begin at before we stop looking: hostile text is bounded
 
@@ -388,13 +395,11 @@ def read_reject(text: str, program: str) -> Reading:
     refused = _refused(text, len(action) + 2, program)
     if refused is not None:
         return refused
-    inspected = read_inspected(text, "")
-    if not isinstance(inspected, Inspected):
-        return inspected
+    inspected, content = _inspect(text)
     dsn = inspected.status.partition(" ")[0]
     return Refused(
         "end_of_data",
-        inspected.status,
+        inspected.status or content,  # a MIME error has no text: `reject: mime-error REASON: HEADER from …`
         whole=True,
         dsn=dsn if re.fullmatch(r"[245]\.\d{1,3}\.\d{1,3}", dsn) else None,
         sender=inspected.sender,
@@ -425,6 +430,11 @@ def read_harmless(text: str, program: str) -> Reading:
 
 def read_inspected(text: str, _program: str) -> Reading:
     """`ACTION: header Subject: … from ORIGIN; from=<> to=<> proto= helo=<>: text` (cleanup), read from the right."""
+    return _inspect(text)[0]
+
+
+def _inspect(text: str) -> tuple[Inspected, str]:
+    """Read an action; return it and the content that it is about."""
     action, _, rest = text.partition(": ")
     tail = _tail(text, _INSPECTED_TAIL, rightmost=True)
     origin = _ORIGIN.search(text, max(0, tail.start() - 300), tail.start()) if tail else None
@@ -432,13 +442,13 @@ def read_inspected(text: str, _program: str) -> Reading:
         place = text.rfind("; from=<")
         tail = _OLD_INSPECTED_TAIL.match(text, place) if place >= 0 else None
         if tail is None:
-            return Inspected(action, rest)
+            return Inspected(action, rest), rest
     content = text[len(action) + 2 : origin.start() if origin else tail.start()]
     subject = content[15:].lstrip() if content[:15].lower() == "header subject:" else None
     sender, recipient = tail["sender"], tail["recipient"]
     if recipient == "unknown":
         recipient = None  # cleanup's word for "none yet" in Postfix 2.0
-    return Inspected(
+    event = Inspected(
         action,
         tail["text"] or "",
         None if sender is None else decode_escapes(sender),
@@ -447,6 +457,7 @@ def read_inspected(text: str, _program: str) -> Reading:
         tail["protocol"] or None,
         subject,
     )
+    return event, content
 
 
 def read_proxy_accept(text: str, _program: str) -> Reading:
@@ -487,7 +498,9 @@ def read_tls(text: str, _program: str) -> Reading:
     way, name, ip, version, cipher = match.groups()
     if way == "from":
         return Secured(incoming=True, tls=f"{version} {cipher}")
-    return Secured(incoming=False, tls=f"{version} {cipher}", peer=relay_name(name), peer_ip=canonical_ip(ip))
+    return Secured(
+        incoming=False, tls=f"{version} {cipher}", peer=relay_name(name), peer_ip=canonical_ip(ip) if ip else None
+    )
 
 
 def read_remark(_text: str, _program: str) -> Reading:
@@ -504,6 +517,18 @@ _MATTERS = re.compile(
 def read_free_text(text: str, _program: str) -> Reading:
     """Whatever else msg_info() writes behind a queue ID: counted as unparsed only where it has the form of a fact."""
     return None if _MATTERS.match(text) else Remarked("free text")
+
+
+_MATTERS_UNQUEUED = re.compile(
+    r"(?:NOQUEUE|warning|error|fatal|panic): |(?=[A-Za-z]*[0-9])[0-9A-Za-z]{6,32}: |(?:to|from|client|uid|message-id|resent-message-id)="
+    r"|[a-z_-]{0,40}(?:reject|hold|discard)[a-z_-]{0,40}: |.{0,40}TLS connection |.*\bstatus=",
+    re.DOTALL,
+)
+
+
+def read_free_message(text: str, _program: str) -> Reading:
+    """Whatever else is logged without a queue ID (libraries, `-v`): unparsed only where it has the form of a fact."""
+    return None if _MATTERS_UNQUEUED.match(text) else Ignored("free text")
 
 
 def read_aborted(text: str, _program: str) -> Reading:
