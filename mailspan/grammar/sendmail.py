@@ -100,6 +100,33 @@ KINDS: tuple[LineKind, ...] = (
         source="srvrsmtp.c, milter.c",
     ),
     LineKind(
+        "refused connection",
+        _ANY,
+        ("Milter: connect: ",),
+        read.read_milter,
+        "6AN7tBfo000126: Milter: connect: host=mua2.lab.test, addr=10.77.0.33, rejecting commands",
+        Refused,
+        {
+            "stage": "connect",
+            "status": "rejecting commands",
+            "client": Client("mua2.lab.test [10.77.0.33]", "mua2.lab.test", "10.77.0.33"),
+        },
+        source="srvrsmtp.c smtp: rejecting commands, temp failing commands, shutdown, or the Milter's reply",
+    ),
+    LineKind(
+        "early talker",
+        _ANY,
+        ("rejecting commands from ",),
+        read.read_early_talker,
+        "j6KKHo2d007818: rejecting commands from client.example.com [198.51.100.7] due to pre-greeting traffic after 6 seconds",
+        Refused,
+        {
+            "stage": "connect",
+            "client": Client("client.example.com [198.51.100.7]", "client.example.com", "198.51.100.7"),
+        },
+        source="srvrsmtp.c smtp, greet_pause",
+    ),
+    LineKind(
         "ruleset",
         _ANY,
         ("ruleset=",),
@@ -342,6 +369,16 @@ KINDS: tuple[LineKind, ...] = (
         "starting daemon (8.17.1.9): SMTP+queueing@00:00:10",
         Ignored,
         queued=False,
+    ),
+    LineKind(
+        "free text of a process",
+        _ANY,
+        ("",),
+        read.read_free_message,
+        "My unqualified host name (relay) unknown; sleeping for retry",
+        Ignored,
+        queued=False,
+        source="daemon.c, main.c, libraries: last, for what no kind above takes",
     ),
 )
 

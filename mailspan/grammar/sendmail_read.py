@@ -30,6 +30,7 @@ from mailspan.event import (
     Secured,
 )
 from mailspan.queue_id import is_sendmail
+from mailspan.record import Ignored
 from mailspan.reply import next_queue_id, reply_code, reply_dsn
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ QUOTED = rf'"(?:[^"\\]|{_PAIR})*+"'
 INSIDE = rf'(?:[^">\\]|{_PAIR}|{QUOTED})*+'
 _LIST_ITEM = re.compile(rf'(?:<{INSIDE}>|{QUOTED}|\\\\[^\\]|[^,"<])++')
 _CLASSIC_ITEM = re.compile(rf'(?:<{CLASSIC_INSIDE}>|{CLASSIC_QUOTED}|[^,"<])++')
+# An address as a header has it, which the submission program logs as it was given: `Name <a@example.com>`, also with the
+# name in quotes, and `a@example.com (Name)`. Programs and files begin with `|`, `/` or `:`.
+_BEHIND_NAME = re.compile(rf'(?![|/:])(?:{QUOTED}|[^<>"])*+<({INSIDE})>')
+_BEFORE_COMMENT = re.compile(r'(?![|/:])([^\s()<>"]+@[^\s()<>"]+) \([^()]*\)')
 _SIZE = re.compile(r", size=(-?[0-9]{1,18}), class=-?[0-9]+(?:, pri=-?[0-9]+)?, nrcpts=([0-9]{1,18})")
 _INTERVAL = r"(?:[0-9]{1,9}\+)?[0-9]{1,9}(?::[0-9]{1,9}){0,2}"  # pintvl(): days+hours:minutes:seconds
 _ENVELOPE, _USUAL_ENVELOPE = (
@@ -88,12 +93,14 @@ _RULESET_ANYWHERE = re.compile(_RULESET_END, re.DOTALL)
 _STAGES = {
     "check_relay": "connect", "check_mail": "mail", "check_rcpt": "rcpt", "check_data": "data", "check_eom": "end_of_data",
     "check_eoh": "end_of_data", "check_vrfy": "connect", "check_expn": "connect", "check_etrn": "connect",
-    "trust_auth": "auth", "tls_client": "connect", "auth_check": "auth",
+    "tls_client": "connect", "auth_check": "auth",
 }  # fmt: skip
 # Rulesets about our own connections to others, and of single deliveries: a to= line says what became of the recipient.
 _OUTGOING = frozenset(
     {"tls_server", "tls_rcpt", "try_tls", "clt_features", "authinfo", "check_compat", "srv_features", "queuegroup"}
 )
+# Its refusal drops AUTH= of the MAIL command; the mail goes on (srvrsmtp.c mail_esmtp_args).
+_REFUSING_NOTHING = _OUTGOING | {"trust_auth"}
 _MILTER_STAGES = {
     "connect": "connect", "helo": "helo", "from": "mail", "mail": "mail", "to": "rcpt", "rcpt": "rcpt", "data": "data",
     "header": "end_of_data", "eoh": "end_of_data", "body": "end_of_data", "eom": "end_of_data",
@@ -103,6 +110,13 @@ _MILTER = re.compile(
     r"(?P<action>reject|discard|tempfail)(?:=(?P<reply>.*))?",
     re.DOTALL,
 )
+_MILTER_CONNECT = re.compile(
+    r"Milter: connect: host=(?P<host>[^,]*), addr=(?P<ip>[^,]*), "
+    r"(?P<action>rejecting commands|temp failing commands|shutdown|reject=(?P<reply>.*))\Z",
+    re.DOTALL,
+)
+_SHUT_CODES = {"temp failing commands": 451, "shutdown": 421}
+_EARLY_TALKER = re.compile(r"rejecting commands from (.*) due to pre-greeting traffic")
 _NAMED_MILTER = re.compile(
     r"milter=(?P<name>[^,]*)(?:, action=(?P<where>\w+))?, (?P<action>reject|discard|quarantine|tempfail)"
     r"(?:=(?P<reply>.*))?\Z",
@@ -142,6 +156,15 @@ def seconds_of(text: str) -> float:
     return float(total + 86400 * int(days or 0))
 
 
+def _address(text: str) -> str:
+    """Return an address in the document's form, without the name or the comment that stands beside it."""
+    if text[-1:] in ">)" and text[:1] != "<":
+        match = (_BEHIND_NAME if text[-1] == ">" else _BEFORE_COMMENT).fullmatch(text)
+        if match is not None:
+            return clean_address(match[1])
+    return clean_address(text)
+
+
 def read_sender(text: str, _program: str) -> Reading:
     """`from=<>, size=, class=, nrcpts=, msgid=, bodytype=, proto=, daemon=, tls_verify=, auth=, relay=H [ip]`."""
     match = None
@@ -167,7 +190,7 @@ def read_sender(text: str, _program: str) -> Reading:
     elif sender == "<NONE>" and match[2] == "0":
         sender = None  # logsender's word for "no sender yet"
     else:
-        sender = clean_address(text[5:at])
+        sender = _address(text[5:at])
     event = Received(
         sender=sender,
         size=max(0, int(match[1])),
@@ -201,7 +224,7 @@ def read_recipients(text: str, start: int) -> tuple[tuple[str, ...], int] | None
     if end > 0 and text.startswith(_STARTS_FIELDS, end + 2):
         listed = text[start:end]
         if '"' not in listed and "\\" not in listed:
-            return tuple([clean_address(item) for item in listed.split(",")]), end
+            return tuple([_address(item) for item in listed.split(",")]), end
     return _read_list(text, start, _LIST_ITEM) or _read_list(text, start, _CLASSIC_ITEM)
 
 
@@ -214,7 +237,7 @@ def _read_list(text: str, start: int, pattern: re.Pattern[str]) -> tuple[tuple[s
             return None
         at = item.end()
         if item[0] != _MORE:
-            found.append(clean_address(item[0].removesuffix(_MORE)))
+            found.append(_address(item[0].removesuffix(_MORE)))
         if text.startswith(", ", at) and text.startswith(_STARTS_FIELDS, at + 2):
             return tuple(found), at
         if text[at : at + 1] != ",":
@@ -302,7 +325,7 @@ def _attempt(
     if delay:
         event.delay_seconds = seconds_of(delay)
     if user is not None:
-        event.controlling_user = clean_address(_CTLADDR_USER.sub("", user))
+        event.controlling_user = _address(_CTLADDR_USER.sub("", user))
         if mailer in ("prog", "*file*"):
             event.original_recipient = event.controlling_user
     # Without a mailer there was no attempt: logundelrcpts() lists whom a discarded mail would have gone to.
@@ -389,7 +412,7 @@ def read_ruleset(text: str, _program: str) -> Reading:
     if head is None:
         return None
     ruleset = head[1]
-    if ruleset.lower() in _OUTGOING:
+    if ruleset.lower() in _REFUSING_NOTHING:
         return Remarked("ruleset")
     start = head.start(2)
     if ruleset in _STAGES:
@@ -425,6 +448,21 @@ def read_ruleset(text: str, _program: str) -> Reading:
     )
 
 
+def read_early_talker(text: str, _program: str) -> Reading:
+    """`rejecting commands from H [ip] due to pre-greeting traffic after N seconds`: FEATURE(`greet_pause')."""
+    match = _EARLY_TALKER.match(text)
+    return Refused("connect", text, client=read_client(match[1].strip())) if match else None
+
+
+def _refused_at_connect(match: re.Match[str]) -> Refused:
+    """`Milter: connect: host=H, addr=IP, rejecting commands`: all commands of the connection are refused."""
+    host, ip, action, reply = match.group("host", "ip", "action", "reply")
+    client = read_client(f"[{ip}]" if host[:1] == "[" else f"{host} [{ip}]")
+    if reply is None:
+        return Refused("connect", action, code=_SHUT_CODES.get(action), client=client)
+    return Refused("connect", reply, code=reply_code(reply), dsn=reply_dsn(reply), client=client)
+
+
 def read_milter(text: str, _program: str) -> Reading:
     """`Milter: data, reject=…`, `Milter: to=<x>, reject=…`, `milter=N, action=eom, reject=…`, `quarantine=…`."""
     match = _MILTER.match(text)
@@ -432,6 +470,9 @@ def read_milter(text: str, _program: str) -> Reading:
         where = match["where"].removeprefix("cmd=").partition("=")[0]
         address = match["address"]
     else:
+        match = _MILTER_CONNECT.match(text)
+        if match is not None:
+            return _refused_at_connect(match)
         match = _NAMED_MILTER.match(text)
         if match is None:
             return Remarked("milter")
@@ -529,6 +570,12 @@ def read_free_text(text: str, _program: str) -> Reading:
     Counted as unparsed only where it has the form of a fact.
     """
     return None if _MATTERS.match(text) else Remarked("free text")
+
+
+def read_free_message(text: str, _program: str) -> Reading:
+    """Whatever else is logged without a queue ID: counted as unparsed only where it has the form of a fact."""
+    is_other = text.startswith(("NOQUEUE: ", "warning: ", "error: ", "fatal: ", "panic: "))
+    return None if is_other or _MATTERS.match(text) else Ignored("free text")
 
 
 def read_remark(_text: str, _program: str) -> Reading:
