@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mailspan.event import Attempted, Client, Disconnected, Linked, Received, Refused, Secured
 from mailspan.event_time import TimeSettings
 from mailspan.grammar import KINDS, Parser
-from mailspan.record import Ignored, Record
+from mailspan.record import Ignored, Record, Unparsed
 
 if TYPE_CHECKING:
     from mailspan.grammar.kind import LineKind
@@ -95,3 +96,117 @@ def test_one_digit_days(day: str) -> None:
 )
 def test_what_is_not_read_says_why(line: str, reason: str) -> None:
     assert Parser(SETTINGS, "here").parse(line) == Ignored(reason)
+
+
+# Dialects of kinds whose example shows another one: (program, message, event, its fields).
+DIALECTS = [
+    (
+        "postfix/smtp",  # 2.4
+        (
+            "4A1B2C3D4E: to=<to@example.net>, relay=mail.example.net[10.0.0.1]:25, conn_use=2 delay=1021, "
+            "delays=1020/0.04/0.56/0.78, dsn=2.0.0, status=sent (250 Ok: queued as 6EAC4719EB)"
+        ),
+        Attempted,
+        {"relay_ip": "10.0.0.1", "delay_seconds": 1021.0, "next_queue_id": "6EAC4719EB"},
+    ),
+    (
+        "postfix/smtpd",  # with fields of a patch
+        "4A1B2C3D4E: client=example.com[192.168.0.1], helo=example.com, sasl_method=LOGIN, sasl_username=a,b@example.com",
+        Received,
+        {
+            "client": Client("example.com [192.168.0.1]", "example.com", "192.168.0.1"),
+            "sasl_username": "a,b@example.com",
+        },
+    ),
+    (
+        "postfix/smtpd",  # 2.6
+        "lost connection after DATA (approximately 0 bytes) from example.com[10.0.0.1]",
+        Disconnected,
+        {"lost_after": "DATA"},
+    ),
+    (
+        "postfix/smtpd",
+        "lost connection after BDAT content (12 bytes) from example.com[10.0.0.1]",
+        Disconnected,
+        {"lost_after": "BDAT"},
+    ),
+    (
+        "postfix/smtpd",  # 3.9
+        "bare <LF> received after DATA (1234 bytes) from example.com[10.0.0.1]",
+        Disconnected,
+        {"lost_after": "DATA"},
+    ),
+    (
+        "postfix/smtpd",  # 2.2 to 2.4
+        "TLS connection established from example.com[192.168.0.1]: TLSv1 with cipher DHE-RSA-AES256-SHA (256/256 bits)",
+        Secured,
+        {"incoming": True, "tls": "TLSv1 DHE-RSA-AES256-SHA"},
+    ),
+    (
+        "postfix/smtp",  # 2.2
+        "TLS connection established to example.com: TLSv1 with cipher AES256-SHA (256/256 bits)",
+        Secured,
+        {"incoming": False, "peer": "example.com", "peer_ip": None},
+    ),
+    (
+        "postfix/postscreen",  # 2.8
+        "reject: connect from [192.168.0.1]:21225: all screening ports busy",
+        Refused,
+        {"stage": "connect", "status": "all screening ports busy"},
+    ),
+    (
+        "postfix/smtpd",  # with a field of a patch behind the HELO name
+        (
+            "proxy-accept: END-OF-MESSAGE: 250 2.0.0 from MTA([127.0.0.1]:10025): 250 2.0.0 Ok: queued as E152B24A6286; "
+            "from=<user@example.com> to=<othermail@example.net> proto=ESMTP helo=<sbit5> realsend_user=<realuser@example.com>"
+        ),
+        Linked,
+        {"next_queue_id": "E152B24A6286", "recipient": "othermail@example.net"},
+    ),
+    (
+        "sm-mta",
+        "6AN7tBfo000126: Milter: connect: host=mua2.lab.test, addr=10.77.0.33, reject=550 5.7.1 Access denied",
+        Refused,
+        {"stage": "connect", "code": 550, "dsn": "5.7.1", "status": "550 5.7.1 Access denied"},
+    ),
+    (
+        "sm-mta",
+        "6AN7tBfo000126: rejecting commands from  [198.51.100.7] due to pre-greeting traffic after 0 seconds",
+        Refused,
+        {"stage": "connect", "client": Client("[198.51.100.7]", None, "198.51.100.7")},
+    ),
+    (
+        "sendmail",
+        (
+            '6AN7tBfo000126: to="|/usr/bin/filter <x>",/var/mail/a (b),:include:<y>, delay=00:00:00, mailer=prog, pri=1, '
+            "dsn=2.0.0, stat=Sent"
+        ),
+        Attempted,
+        {"recipients": ('"|/usr/bin/filter <x>"', "/var/mail/a (b)", ":include:<y>")},
+    ),
+]
+
+
+@pytest.mark.parametrize(("program", "message", "event", "expect"), DIALECTS)
+def test_dialects(program: str, message: str, event: type, expect: dict[str, object]) -> None:
+    result = Parser(SETTINGS, "here").parse(f"Nov 23 07:55:08 mx1 {program}[94]: {message}")
+    assert isinstance(result, Record), result
+    assert type(result.event) is event
+    for name, value in expect.items():
+        assert getattr(result.event, name) == value, name
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("postfix/smtpd", "odd-reject: RCPT from example.com[192.168.0.1]: 554 x"),
+        ("postfix/smtpd", "4A1B2C3D4g: client=example.com[192.168.0.1]"),
+        ("postfix/smtp", "to=<a@example.com>, relay=none, status=deferred (x)"),
+        ("postfix/smtp", "Doubted TLS connection established to mx1.example.com[192.168.0.1]:25: XYZ"),
+        ("sm-mta", "to=<a@example.com>, delay=00:00:00, mailer=local, pri=1, dsn=2.0.0, stat=Sent"),
+        ("sm-mta", "from=<a@example.com>, size=1, class=0, nrcpts=1"),
+    ],
+)
+def test_what_looks_like_a_fact_without_an_id_is_unparsed(program: str, message: str) -> None:
+    result = Parser(SETTINGS, "here").parse(f"Nov 23 07:55:08 mx1 {program}[94]: {message}")
+    assert isinstance(result, Unparsed)
