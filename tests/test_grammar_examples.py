@@ -149,6 +149,12 @@ DIALECTS = [
         {"incoming": False, "peer": "example.com", "peer_ip": None},
     ),
     (
+        "postfix/smtp",  # an address in place of a name
+        "Untrusted TLS connection established to 2001:db8::1[2001:db8::1]:25: TLSv1.3 with cipher X (256/256 bits)",
+        Secured,
+        {"incoming": False, "peer": "2001:db8::1", "peer_ip": "2001:db8::1"},
+    ),
+    (
         "postfix/postscreen",  # 2.8
         "reject: connect from [192.168.0.1]:21225: all screening ports busy",
         Refused,

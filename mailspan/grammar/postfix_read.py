@@ -67,7 +67,8 @@ _QUEUED = re.compile(r"(?:, size=([0-9]{1,18}))?(?:, nrcpt=([0-9]{1,18}))? \(que
 _EXPIRED = re.compile(r", status=((?:force-)?expired\b[^<>]*)\Z")
 _PICKUP = re.compile(r"uid=([0-9]+) from=<(.*)>(?: orig_id=([0-9A-Za-z]+))?\Z", re.DOTALL)
 _TLS = re.compile(
-    r"(?:\w+ )?TLS connection (?:established|reused) (from|to) ([^\[\]:]*)(?:\[([^\[\]]*)\](?::[0-9]+)?)?: "
+    r"(?:\w+ )?TLS connection (?:established|reused) (from|to) "
+    r"(?:([^\[\]]*)\[([^\[\]]*)\](?::[0-9]+)?|([^\s\[\]]+)): "  # 2.2 named the server only
     r"((?:TLS|SSL)v[0-9.]+) with cipher (\S+)"
 )
 _LOST = re.compile(
@@ -495,12 +496,11 @@ def read_tls(text: str, _program: str) -> Reading:
     match = _TLS.match(text)
     if match is None:
         return None
-    way, name, ip, version, cipher = match.groups()
+    way, name, ip, name_only, version, cipher = match.groups()
     if way == "from":
         return Secured(incoming=True, tls=f"{version} {cipher}")
-    return Secured(
-        incoming=False, tls=f"{version} {cipher}", peer=relay_name(name), peer_ip=canonical_ip(ip) if ip else None
-    )
+    peer_ip = canonical_ip(ip) if ip else None
+    return Secured(incoming=False, tls=f"{version} {cipher}", peer=relay_name(name or name_only or ""), peer_ip=peer_ip)
 
 
 def read_remark(_text: str, _program: str) -> Reading:
