@@ -182,6 +182,26 @@ DIALECTS = [
         {"stage": "connect", "client": Client("[198.51.100.7]", None, "198.51.100.7")},
     ),
     (
+        "sendmail",  # Proofpoint's
+        (
+            "27PNO8ta032358: to=<a@example.com>, delay=00:00:00, xdelay=00:00:00, mailer=esmtp, tls_verify=FAIL, "
+            "tls_version=TLSv1.2, cipher=X, pri=32434, relay=mx.example.com. [192.0.2.1], dsn=5.1.1, "
+            "reply=550 5.1.1 <a@example.com>, stat=x, stat=User unknown"
+        ),
+        Attempted,
+        {"relay": "mx.example.com", "dsn": "5.1.1", "code": 550, "outcome": "bounced", "status": "User unknown"},
+    ),
+    (
+        "sendmail",  # Proofpoint's
+        (
+            "27PNO8ta032357: from=<a@example.com>, size=123, class=0, nrcpts=1, msgid=<1@example.com>, proto=ESMTP, "
+            "daemon=MTA, tls_verify=NONE, tls_version=TLSv1.2, cipher=ECDHE-RSA-AES256-GCM-SHA384, auth=NONE, "
+            "relay=host.example.com [192.0.2.5]"
+        ),
+        Received,
+        {"message_id": "1@example.com", "protocol": "ESMTP", "truncated": False},
+    ),
+    (
         "sendmail",
         (
             '6AN7tBfo000126: to="|/usr/bin/filter <x>",/var/mail/a (b),:include:<y>, delay=00:00:00, mailer=prog, pri=1, '

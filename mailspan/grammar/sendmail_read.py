@@ -53,7 +53,7 @@ _INTERVAL = r"(?:[0-9]{1,9}\+)?[0-9]{1,9}(?::[0-9]{1,9}){0,2}"  # pintvl(): days
 _ENVELOPE, _USUAL_ENVELOPE = (
     re.compile(
         rf"(?:, msgid=(?P<msgid>{msgid}))?(?:, bodytype=[^,]*)?(?:, proto=(?P<proto>[^,]*))?(?:, daemon=[^,]*)?"
-        r"(?:, tls_verify=[^,]*)?(?:, auth=[^,]*)?(?:, relay=(?P<relay>[^,]*))?\Z",
+        r"(?:, (?:tls_[a-z]+|cipher|bits|auth)=[^,]*)*(?:, relay=(?P<relay>[^,]*))?\Z",
         re.DOTALL,
     )
     for msgid in (r".*?", r"[^,]*+")
@@ -67,7 +67,7 @@ _ATTEMPT = re.compile(
 _FIELD = re.compile(
     rf", (?:ctladdr=(?P<ctladdr>(?:<{INSIDE}>|{QUOTED}|[^,\"<])++)|delay=(?P<delay>{_INTERVAL})|xdelay=[0-9+:]+"
     r"|mailer=(?P<mailer>[^,]*)|pri=-?[0-9]+|relay=(?P<relay>[^,]*)|quarantine=(?P<quarantine>[^,]*)"
-    r"|dsn=(?P<dsn>[0-9.]+)|ntries=[0-9]+|tls_verify=[^,]*|auth=[^,]*)"
+    r"|dsn=(?P<dsn>[0-9.]+)|(?!reply=|stat=)[a-z][a-z0-9_]{0,31}=[^,]*)"  # tls_verify=, cipher=, what a version adds
 )
 _MORE = " [more]"  # logdelivery: the list goes on in the next line; the piece before it keeps its comma
 _QUARANTINED = ", stat=quarantined"
