@@ -63,6 +63,13 @@ HEADERS = [
     "Mon 2026-11-23 08:55:08.123456 +01 mx1 postfix/smtpd[94]: ",
     "Mon 2026-11-23 07:55:08 CET mx1 postfix/smtpd[94]: ",
     "1795420508.123456 mx1 postfix/smtpd[94]: ",
+    "mail-1  | Nov 23 07:55:08 mx1 postfix/smtpd[94]: ",
+    "mail.1 | Nov 23 07:55:08 mx1 postfix/smtpd[94]: ",
+    "mail-1  | 2026-11-23T07:55:08.123+00:00 mx1 postfix/smtpd[94]: ",
+    "mail-1  | 2026-11-23T07:55:09.000000000Z Nov 23 07:55:08 mx1 postfix/smtpd[94]: ",
+    "2026-11-23T07:55:09.123456789Z Nov 23 07:55:08 mx1 postfix/smtpd[94]: ",
+    "2026-11-23T07:55:09.123456789Z 2026-11-23T07:55:08.120000+00:00 mx1 postfix/smtpd[94]: ",
+    "2026-11-23T07:55:09.123456789Z stdout F Nov 23 07:55:08 mx1 postfix/smtpd[94]: ",
 ]
 
 

@@ -225,6 +225,15 @@ def _read_refusal(program: _Program, text: str) -> Event | Ignored:
     return Ignored("no queue id")
 
 
+def _names_host(name: str, header: syslog.Header) -> bool:
+    """Whether what stands before the PID is `host program`, or the same with a facility around the host, and no more."""
+    place, found, program = name.rpartition(" ")
+    if not found or program != header.program or header.host is None:
+        return False
+    host, _, level = place.partition(" ")
+    return (host == header.host and " " not in level) or (host[:1] == "<" and level == header.host)
+
+
 def _source(header: syslog.Header, host: str, program: _Program | Ignored) -> Source:
     mta = "" if isinstance(program, Ignored) else program.mta
     return Source(host, header.program, header.pid, mta, f"{header.program}[{header.pid}]")
@@ -420,11 +429,12 @@ class Parser:
         if header.host is not None and header.program not in _LOGGERS:
             begin = line.partition(": ")[0]
             wall = header.wall
-            is_plain = wall is not None and wall.year is None and not header.fraction and line[15:16] == " "
-            head = begin[16:] if is_plain else begin.partition(" ")[2] if header.stamp is not None else ""
+            is_plain = wall is not None and wall.year is None and not header.fraction
+            is_plain = is_plain and line[3:4] == line[15:16] == " " and line[9:10] == ":"
+            is_fine = header.stamp is not None and line[10:11] == "T"
+            head = begin[16:] if is_plain else begin.partition(" ")[2] if is_fine else ""
             name, _, pid = head.partition("[")
-            # A facility may stand around the host: what stands before the tag is the same for all its lines.
-            if len(head) <= 2 * MAX_NAME_CHARACTERS and name.endswith(f" {header.program}"):
+            if len(head) <= 2 * MAX_NAME_CHARACTERS and _names_host(name, header):
                 source = _source(header, host, program)
                 known = _Head(program, source, self._stamps_of(host))
                 self._remember_head(head, known)

@@ -54,6 +54,12 @@ _LEVEL = re.compile(
     r"(?:<[a-z0-9]+\.[a-z0-9]+>|(?:auth|authpriv|console|cron|daemon|ftp|kern|local[0-7]|lpr|mail|news|ntp|security|syslog"
     r"|user|uucp)[.:](?:emerg|alert|crit|err|error|warn|warning|notice|info|debug)) +"
 )
+# What docker compose logs, docker logs -t, kubectl logs --timestamps and CRI write before a line that has a stamp.
+_WRAPPED = re.compile(
+    r"(?:[\w.-]{1,128} +\| )?"
+    r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}(?:\.[0-9]{1,9})?(?:Z|[+-][0-9]{2}:[0-9]{2}) (?:std(?:out|err) F )?)?"
+    r"(?=(?:<[0-9]{1,3}>)?(?:[A-Z][a-z]{2} [ 0-9][0-9] [0-9]{2}:|[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:))"
+)
 _FORWARDED = re.compile(r"Message forwarded from (?P<host>[^\s:]+): ")  # AIX, of what it got from another host
 
 
@@ -72,6 +78,15 @@ class Header:
 
 def split(line: str) -> Header | str:
     """Split a line without its newline; return why it is no syslog line if it is none."""
+    header = _split(line)
+    if isinstance(header, str):
+        wrapped = _WRAPPED.match(line)
+        if wrapped is not None and wrapped.end():
+            return _split(line[wrapped.end() :])
+    return header
+
+
+def _split(line: str) -> Header | str:
     start = 0
     priority = _PRIORITY.match(line)
     if priority is not None:
