@@ -224,7 +224,8 @@ def read_recipients(text: str, start: int) -> tuple[tuple[str, ...], int] | None
     if end > 0 and text.startswith(_STARTS_FIELDS, end + 2):
         listed = text[start:end]
         if '"' not in listed and "\\" not in listed:
-            return tuple([_address(item) for item in listed.split(",")]), end
+            items = listed.split(",")
+            return tuple([clean_address(item) if item[:1] == "<" else _address(item) for item in items]), end
     return _read_list(text, start, _LIST_ITEM) or _read_list(text, start, _CLASSIC_ITEM)
 
 
