@@ -189,6 +189,12 @@ DIALECTS = [
         {"stage": "connect", "client": Client("[198.51.100.7]", None, "198.51.100.7")},
     ),
     (
+        "sendmail",
+        "6AN7tBfo000126: to=, delay=00:00:00, mailer=local, pri=1, dsn=2.0.0, stat=Sent",
+        Attempted,
+        {"recipients": ("",)},
+    ),
+    (
         "sendmail",  # Proofpoint's
         (
             "27PNO8ta032358: to=<a@example.com>, delay=00:00:00, xdelay=00:00:00, mailer=esmtp, tls_verify=FAIL, "

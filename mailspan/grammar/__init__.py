@@ -210,9 +210,14 @@ def _read_unqueued(program: _Program, message: str) -> tuple[str | None, str, Ev
         text = message.partition(": ")[2]
         queue_id, found, _ = text.partition(": ")
         if found and program.is_id[queue_id]:
-            return queue_id, message, Remarked("warning"), None
+            return queue_id, message, _read_warning(text[len(queue_id) + 2 :], program.mta), None
         return None, message, Ignored("warning"), None
     return None, message, None, None
+
+
+def _read_warning(text: str, mta: str) -> Event:
+    """Read a warning about one mail: a remark, but where it says why the mail was refused."""
+    return (postfix.read_warning(text) if mta == "postfix" else None) or Remarked("warning")
 
 
 def _read_refusal(program: _Program, text: str) -> Event | Ignored:

@@ -611,5 +611,8 @@ KINDS: tuple[LineKind, ...] = (
     ),
 )
 
+read_warning = read.read_warning
+"""Reads what stands behind `warning: QUEUEID: `; None where it is no more than a remark."""
+
 QUEUED_RULES, QUEUED_FALLBACK = compile_rules(KINDS, queued=True)
 RULES, FALLBACK = compile_rules(KINDS, queued=False)

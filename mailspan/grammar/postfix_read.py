@@ -519,6 +519,14 @@ def read_free_text(text: str, _program: str) -> Reading:
     return None if _MATTERS.match(text) else Remarked("free text")
 
 
+_TOO_LARGE = "queue file size limit exceeded"
+
+
+def read_warning(text: str) -> Refused | None:
+    """`queue file size limit exceeded` (cleanup_out.c, mail_stream.c): all that says why the mail was refused."""
+    return Refused("end_of_data", text, whole=True) if text == _TOO_LARGE else None
+
+
 _MATTERS_UNQUEUED = re.compile(
     r"(?:NOQUEUE|warning|error|fatal|panic): |(?=[A-Za-z]*[0-9])[0-9A-Za-z]{6,32}: |(?:to|from|client|uid|message-id|resent-message-id)="
     r"|[a-z_-]{0,40}(?:reject|hold|discard)[a-z_-]{0,40}: |.{0,40}TLS connection |.*\bstatus=",

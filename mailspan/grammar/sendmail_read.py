@@ -158,7 +158,7 @@ def seconds_of(text: str) -> float:
 
 def _address(text: str) -> str:
     """Return an address in the document's form, without the name or the comment that stands beside it."""
-    if text[-1:] in ">)" and text[:1] != "<":
+    if text.endswith((">", ")")) and text[:1] != "<":
         match = (_BEHIND_NAME if text[-1] == ">" else _BEFORE_COMMENT).fullmatch(text)
         if match is not None:
             return clean_address(match[1])
