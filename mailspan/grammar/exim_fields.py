@@ -45,9 +45,13 @@ _FIELD = (
     r'|DN="[^"]*+"|A=(?P<auth>[^ ]+?)(?=:? |:?\Z)|L[.*]?-?|PRDR|DS|K|DKIM=[^ ]+'
     rf'|C="(?P<confirmation>(?:[^"\\]|\\.)*+)(?:"|\Z)|QT=(?P<queue_time>{_TIME})|DT=(?P<delivery_time>{_TIME})'
     r"|ST=[^ ]+(?: \([^()]*+\))?"
+    r'|[A-Z][A-Za-z0-9]{0,15}=(?:<[^<> ]*+>|"(?:[^"\\]|\\.)*+"|[^<>" ]+?(?=:? |:?\Z))'
 )
 FIELDS = re.compile(rf"(?: (?:{_FIELD})(?=[ :]|\Z))*+", re.DOTALL)
-"""The fields of a delivery line (`=>`, `**`, `==` and their kin), in any order, each at most once."""
+"""The fields of a delivery line (`=>`, `**`, `==` and their kin), in any order, each at most once.
+
+Last, any other: `SRS=<…>` and what a version or a patch adds must not hide what stands behind it.
+"""
 
 USUAL_DELIVERY = re.compile(
     r'(?P<recipient>[^ <>"()|/\\#:,][^ <>"()\\#:]*+)(?: <(?P<original>[^ <>"\\#]++)>)?'
@@ -59,9 +63,15 @@ USUAL_DELIVERY = re.compile(
 )
 """The whole of a usual delivery line: what read_address and FIELDS find in it, in one go."""
 
-_SMTP_ERROR = re.compile(r"(?:SMTP|LMTP) error from remote mail(?: server|er) after (?:pipelined )?")
+_SMTP_ERROR = re.compile(
+    r"(?:SMTP|LMTP) error from remote mail(?: server|er) after (?:pipelined )?|(?:LMTP|PRDR) error after "
+)
 _COMMAND = re.compile(r"(?:MAIL FROM|RCPT TO):(?=<)")
-_OLD_HOST = re.compile(r"host [^ ]+ \[[^\]]*+\](?::[0-9]+)?: ")
+_NAMED_HOST = r"(?P<host>[^ ]+) \[(?P<ip>[0-9A-Fa-f:.]*)\](?::(?P<port>[0-9]{1,5}))?"
+_OLD_HOST = re.compile(rf"host {_NAMED_HOST}: ")
+_OLD_HOST_FIRST = re.compile(
+    rf"(?:Remote host|SMTP timeout while connected to|Malformed SMTP reply from) {_NAMED_HOST} "
+)
 
 
 class Address(NamedTuple):
@@ -177,21 +187,37 @@ def unescape(text: str) -> str:
     return "\\".join([part.replace('\\"', '"') for part in text.split("\\\\")])
 
 
-def reply_in(message: str) -> str | None:
-    """Return the remote's reply in `SMTP error from remote mail server after RCPT TO:<x>: 550 …`, at its known place."""
+def _place_of_reply(message: str) -> int:
+    """Return where the reply, or the host that gave it, begins behind `SMTP error from … after RCPT TO:<x>: `; else -1."""
     error = _SMTP_ERROR.match(message)
     if error is None:
-        return None
+        return -1
     at = error.end()
     command = _COMMAND.match(message, at)
     if command is not None:
         angle = read_angle(message, command.end())
         at = angle[1] if angle is not None else command.end()
     place = message.find(": ", at)
+    return place + 2 if place >= 0 else -1
+
+
+def reply_in(message: str) -> str | None:
+    """Return the remote's reply in `SMTP error from remote mail server after RCPT TO:<x>: 550 …`, at its known place."""
+    place = _place_of_reply(message)
     if place < 0:
         return None
-    host = _OLD_HOST.match(message, place + 2)
-    return message[host.end() if host is not None else place + 2 :]
+    host = _OLD_HOST.match(message, place)
+    return message[host.end() if host is not None else place :]
+
+
+def host_in(message: str) -> re.Match[str] | None:
+    """Find the relay where Exim before 4.83 had it, `host`, `ip` and `port`: in the message, for the line had no `H=`.
+
+    `SMTP error … after RCPT TO:<x>: host N [ip]: 550 …`, `Remote host N [ip] closed connection …`, `SMTP timeout while
+    connected to N [ip] after …`.
+    """
+    place = _place_of_reply(message)
+    return _OLD_HOST.match(message, place) if place >= 0 else _OLD_HOST_FIRST.match(message)
 
 
 def codes_in(message: str) -> tuple[int | None, str | None]:

@@ -33,6 +33,7 @@ from mailspan.grammar.exim_fields import (
     WORD,
     Address,
     codes_in,
+    host_in,
     read_address,
     read_client,
     seconds_of,
@@ -111,7 +112,7 @@ _MESSAGE_REFUSAL = re.compile(
 )
 _LOCAL_SCAN = re.compile(
     rf"F=(?P<sender>{WORD})(?: DS)?(?: {_FROM})?(?: [A-Z][A-Za-z0-9]*(?:[=*-][^ ]*)?)*+"
-    r" (?P<status>(?P<temporarily>temporarily )?rejected by local_scan\(\).*)",
+    r" (?P<status>(?P<temporarily>temporarily )?rejected by (?:local_scan\(\)|non-SMTP ACL).*)",
     re.DOTALL,
 )
 _COMMAND_REFUSAL = re.compile(
@@ -146,6 +147,7 @@ _COMMANDS = {
     "starttls": "helo", "vrfy": "rcpt", "expn": "rcpt", "rset": "mail", "xclient": "connect", "etrn": "connect",
 }  # fmt: skip
 _IGNORED_ERROR = re.compile(r": error ignored(?=\Z|:)")
+_LOST_IN_DATA = (" lost while reading message data", " lost while reading message data (header)")
 _RELAY_REMARK = re.compile(r"H=[^ ]+ \[[^\]]*+\]")
 
 
@@ -252,12 +254,23 @@ def read_delivery(text: str, _program: str) -> Reading:
     return event
 
 
-def _set_relay(event: Attempted, fields: re.Match[str], *, local: str) -> None:
-    """Fill in what the fields say of the way: transport, relay, TLS, time in the queue."""
+def _set_host(event: Attempted, found: re.Match[str], host: str) -> None:
+    event.relay = relay_name(host)
+    event.relay_ip = canonical_ip(found["ip"]) if found["ip"] else None
+    event.relay_port = int(found["port"]) if found["port"] else None
+
+
+def _set_relay(event: Attempted, fields: re.Match[str], *, local: str, message: str = "") -> None:
+    """Fill in what the fields, or an old version's message, say of the way: transport, relay, TLS, time in the queue."""
     host = fields["host"] or fields["name"]
-    event.relay = relay_name(host) if host else local
-    event.relay_ip = canonical_ip(fields["ip"]) if fields["ip"] else None
-    event.relay_port = int(fields["port"]) if fields["port"] else None
+    if host:
+        _set_host(event, fields, host)
+    else:
+        old = host_in(message)
+        if old is not None:
+            _set_host(event, old, old["host"])
+        else:
+            event.relay = local
     event.mailer = fields["transport"]
     event.tls = fields["tls"]
     if fields["queue_time"]:
@@ -282,9 +295,9 @@ def read_deferral(text: str, _program: str) -> Reading:
     if error > 0 and text.startswith(": ", at):  # strerror() stands before the host
         at = _end_of_error(text, at + 2)
     way = FIELDS.match(text, at)
-    _set_relay(event, way if way is not None else fields, local="none")
-    event.mailer = fields["transport"]
     message = text[way.end() + 2 :] if way is not None and text.startswith(": ", way.end()) else ""
+    _set_relay(event, way if way is not None else fields, local="none", message=message)
+    event.mailer = fields["transport"]
     event.code, event.dsn = codes_in(message)
     if error == _DOMAIN_HELD:
         event.outcome, event.pending = "held", True
@@ -310,7 +323,7 @@ def read_failure(text: str, _program: str) -> Reading:
     if message == _EXPIRY and fields["host"] is None:
         return Attempted((address.recipient,), message, "expired", address.original, given_up=True)
     event = Attempted((address.recipient,), message or text[address.end :].strip() or "**", "bounced", address.original)
-    _set_relay(event, fields, local="none")
+    _set_relay(event, fields, local="none", message=message)
     event.code, event.dsn = codes_in(message)
     return event
 
@@ -348,6 +361,18 @@ def read_released(_text: str, _program: str) -> Reading:
 def read_aborted(text: str, _program: str) -> Reading:
     """`SMTP connection lost after final dot H=…`, `Message abandoned: …`, a data timeout, `rescind the above …`."""
     return Aborted(text)
+
+
+def read_lost_connection(text: str, _program: str) -> Reading:
+    """`SMTP connection from N [ip] lost while reading message data`: the last words are Exim's, a HELO stands before."""
+    return Aborted(text) if text.endswith(_LOST_IN_DATA) else None
+
+
+def read_local_scan_failure(text: str, _program: str) -> Reading:
+    """`local_scan() function crashed with signal 11 - message temporarily rejected (size 1234)`, `… timed out - …`."""
+    if " - message temporarily rejected " not in text:
+        return None
+    return Refused("end_of_data", text, whole=True, temporary=True)
 
 
 def read_refusal(text: str, program: str) -> Reading:
@@ -428,7 +453,7 @@ def read_message_refusal(text: str, program: str) -> Reading:
 
 
 def read_local_scan(text: str, _program: str) -> Reading:
-    """`F=S H=N [ip] P=esmtp temporarily rejected by local_scan(): text`."""
+    """`F=S H=N [ip] P=esmtp temporarily rejected by local_scan(): text`, `F=<S> rejected by non-SMTP ACL: text`."""
     match = _LOCAL_SCAN.match(text)
     if match is None:
         return None
@@ -495,6 +520,19 @@ def read_sync_error(text: str, _program: str) -> Reading:
 def read_disconnect(text: str, _program: str) -> Reading:
     """`SMTP connection from N [ip] D=1s closed by QUIT`, `… lost`, `unexpected disconnection …`: the process is free."""
     return None if text.endswith(")") and "connection count = " in text else Disconnected()
+
+
+_MATTERS = re.compile(
+    r"[<(=*>-][=>*-] |(?:.{0,600} )?rejected (?:after|by|during|from|connection|RCPT|DATA|MAIL)(?= |\Z)", re.DOTALL
+)
+
+
+def read_free_text(text: str, _program: str) -> Reading:
+    """Whatever else stands behind an ID: words of an administrator's ACLs (`logwrite`) and Exim's rarer ones.
+
+    Counted as unparsed only where it has the form of a fact.
+    """
+    return None if _MATTERS.match(text) else Remarked("free text")
 
 
 def read_remark(_text: str, _program: str) -> Reading:
