@@ -70,7 +70,7 @@ def row_order(row: Row) -> tuple[int, int, float, bool, str, str]:
     if row.attempt is not None:
         if row.attempt.delay_seconds is not None:
             delay = row.attempt.delay_seconds
-    elif row.outcome == "expired":
+    elif row.refusal is None and row.outcome in ("expired", "bounced"):
         delay = _GIVEN_UP
     return stamp.second, stamp.millisecond, delay, row.outcome not in NOT_FINAL, row.recipient, row.status
 
@@ -88,7 +88,9 @@ def rows_of(transaction: Transaction) -> dict[str, list[Row]]:
         _add_refusals(transaction, rows)
     if transaction.inspections:
         _add_inspections(transaction, rows)
-    if transaction.expiries:
+    if transaction.mta == "exim":
+        _add_cancellations(transaction, rows)
+    elif transaction.expiries:
         _add_expiries(transaction, rows)
     if transaction.mta == "sendmail":
         _add_originals(rows)
@@ -256,6 +258,35 @@ def _add_expiries(transaction: Transaction, rows: list[Row]) -> None:
                 expiry = Row(recipient, "expired", status, max(stamp, row.stamp, key=instant))
                 expiry.original = row.original
                 rows.append(expiry)
+
+
+def cancelled_outcome(transaction: Transaction) -> str | None:
+    """Return what became of the recipients that Exim gave up with the mail, None where it did not.
+
+    It logs one line for all of them. Their sender gets a notice, which a bounce has none of (deliver.c RECIP_FAIL).
+    """
+    if not transaction.expiries or transaction.mta != "exim":
+        return None
+    return "discarded" if transaction.sender == "" else "bounced"
+
+
+def _add_cancellations(transaction: Transaction, rows: list[Row]) -> None:
+    """Add a row for each recipient that was waiting, or not named by any line yet, when Exim gave the mail up."""
+    outcome = cancelled_outcome(transaction)
+    if outcome is None:
+        return
+    listed = transaction.received.recipients if transaction.received is not None else ()
+    for key, status in transaction.expiries or ():
+        stamp = transaction.lines[key]
+        for found in group(sorted(rows, key=row_order)).values():
+            before = [row for row in found if row.stamp.second <= stamp.second]
+            if before and before[-1].outcome in _STILL_WAITING:
+                last = before[-1]
+                end = Row(last.recipient, outcome, status, max(stamp, last.stamp, key=instant))
+                end.original = last.original
+                rows.append(end)
+        named = {name.casefold() for row in rows for name in (row.recipient, row.original) if name is not None}
+        rows += [Row(name, outcome, status, stamp) for name in listed if name.casefold() not in named]
 
 
 def instant(stamp: Stamp) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from mailspan.deliveries import (
     OUTCOMES,
     RANK,
     Row,
+    cancelled_outcome,
     instant,
     is_attempt,
     rows_of,
@@ -331,6 +332,9 @@ def _outcome(transaction: Transaction, by_recipient: dict[str, list[Row]]) -> st
         if transaction.held and outcome in ("deferred", "queued"):
             outcome = "held"
         worst = max(worst, RANK[outcome])
+    given_up = cancelled_outcome(transaction)
+    if given_up is not None:
+        worst = max(worst, RANK[given_up])
     if worst in (-1, RANK["queued"]) and whole_refusal(transaction) is not None:
         return "rejected"
     if worst >= 0:

@@ -152,6 +152,12 @@ class Expired(Struct, gc=False):
     status: str
 
 
+class Cancelled(Struct, gc=False):
+    """An administrator, a filter or a limit of time gave the mail up: what is not delivered yet fails with it."""
+
+    status: str
+
+
 class Closed(Struct, gc=False):
     """A closing line; `by` is a `closed_by` value of the document."""
 
@@ -288,6 +294,7 @@ Event = (
     | Inspected
     | Skipped
     | Expired
+    | Cancelled
     | Closed
     | Held
     | Released

@@ -55,8 +55,13 @@ def all_links(transaction: Transaction, by_recipient: dict[str, list[Row]], link
 def _kinds_of_notices(
     transaction: Transaction, notices: list[tuple[LineKey, str]], by_recipient: dict[str, list[Row]]
 ) -> list[Link]:
-    """Exim logs a bounce and a notice of delay alike: it is one of delay where nothing had failed by its second."""
+    """Exim logs a bounce and a notice of delay alike: it is one of delay where nothing had failed by its second.
+
+    A mail also fails as a whole: given up, or refused after its sender, a local program, was gone.
+    """
     failed = [row.stamp.second for rows in by_recipient.values() for row in rows if row.outcome in _FAILED]
+    failed += [transaction.lines[key].second for key, _ in transaction.expiries or ()]
+    failed += [transaction.lines[key].second for key, refusal in transaction.refusals or () if refusal.whole]
     first = min(failed, default=None)
     return [
         {

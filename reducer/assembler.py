@@ -17,6 +17,7 @@ from mailspan.document import COUNTED_MTAS, Document, documents
 from mailspan.event import (
     Aborted,
     Attempted,
+    Cancelled,
     Cloned,
     Closed,
     Enveloped,
@@ -55,7 +56,7 @@ MOST_UNPACKED_ALONE = 80_000
 _UNPACKED_BYTES = 4_000
 """One takes so much, with long names and statuses; what is packed takes room from what is not."""
 
-_URGENT = frozenset({Attempted, Refused, Closed, Expired, Aborted, Inspected, Held, Stored})
+_URGENT = frozenset({Attempted, Refused, Closed, Expired, Cancelled, Aborted, Inspected, Held, Stored})
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,6 +184,12 @@ def expired(transaction: Transaction, key: LineKey, event: events.Expired) -> No
     transaction.expiries.append((key, event.status))
 
 
+def cancelled(transaction: Transaction, key: LineKey, event: events.Cancelled) -> None:
+    """Given up, which ends a hold, too; a closing line follows."""
+    transaction.held = False
+    expired(transaction, key, events.Expired(event.status))
+
+
 def closed(transaction: Transaction, _key: LineKey, event: events.Closed) -> None:
     """A closing line; the first one says why."""
     if transaction.closed_by is None:
@@ -259,6 +265,7 @@ EFFECTS: dict[type, Callable[[Transaction, LineKey, Any], None]] = {
     events.Refused: refused,
     events.Inspected: inspected,
     events.Expired: expired,
+    events.Cancelled: cancelled,
     events.Closed: closed,
     events.Held: held,
     events.Released: released,

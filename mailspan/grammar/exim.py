@@ -12,6 +12,7 @@ import re
 from mailspan.event import (
     Aborted,
     Attempted,
+    Cancelled,
     Client,
     Closed,
     Disconnected,
@@ -286,11 +287,21 @@ KINDS: tuple[LineKind, ...] = (
     LineKind(
         "released",
         _ANY,
-        ("Unfrozen by ", "unfrozen by ", "cancelled by "),
+        ("Unfrozen by ", "unfrozen by "),
         read.read_released,
         "1xVOtK-00001g-0v Unfrozen by forced delivery",
         Released,
         source="deliver.c, queue.c queue_action",
+    ),
+    LineKind(
+        "cancelled",
+        _ANY,
+        ("cancelled by ",),
+        read.read_cancelled,
+        '10HmaY-000000005vi-0000 cancelled by system filter: subject was "should fail this" (filter fail)',
+        Cancelled,
+        {"status": 'cancelled by system filter: subject was "should fail this" (filter fail)'},
+        source="deliver.c deliver_message; Exim's test/log/0037",
     ),
     LineKind(
         "removed",

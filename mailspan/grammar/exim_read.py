@@ -15,6 +15,7 @@ from mailspan.address import INSIDE, IPV4, canonical_ip, clean_address, relay_na
 from mailspan.event import (
     Aborted,
     Attempted,
+    Cancelled,
     Client,
     Closed,
     Disconnected,
@@ -354,8 +355,13 @@ def read_frozen(text: str, _program: str) -> Reading:
 
 
 def read_released(_text: str, _program: str) -> Reading:
-    """`Unfrozen by forced delivery`, `unfrozen by root`; `cancelled by root` gives the mail up and ends a freeze, too."""
+    """`Unfrozen by forced delivery`, `unfrozen by root`."""
     return Released()
+
+
+def read_cancelled(text: str, _program: str) -> Reading:
+    """`cancelled by root`, `cancelled by timeout_frozen_after`, `cancelled by system filter: text`: no `**` follows."""
+    return Cancelled(text)
 
 
 def read_aborted(text: str, _program: str) -> Reading:
