@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from mailspan.event import Attempted, Refused
 from mailspan.event_time import format_time
-from mailspan.recipients import early_recipients, group, own_key
+from mailspan.recipients import early_recipients, group, not_named, own_key
 from mailspan.record import Stamp
 
 if TYPE_CHECKING:
@@ -275,7 +275,6 @@ def _add_cancellations(transaction: Transaction, rows: list[Row]) -> None:
     outcome = cancelled_outcome(transaction)
     if outcome is None:
         return
-    listed = transaction.received.recipients if transaction.received is not None else ()
     for key, status in transaction.expiries or ():
         stamp = transaction.lines[key]
         for found in group(sorted(rows, key=row_order)).values():
@@ -285,8 +284,7 @@ def _add_cancellations(transaction: Transaction, rows: list[Row]) -> None:
                 end = Row(last.recipient, outcome, status, max(stamp, last.stamp, key=instant))
                 end.original = last.original
                 rows.append(end)
-        named = {name.casefold() for row in rows for name in (row.recipient, row.original) if name is not None}
-        rows += [Row(name, outcome, status, stamp) for name in listed if name.casefold() not in named]
+        rows += [Row(name, outcome, status, stamp) for name in not_named(transaction, rows)]
 
 
 def instant(stamp: Stamp) -> tuple[int, int]:

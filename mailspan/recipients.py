@@ -26,10 +26,16 @@ def early_recipients(transaction: Transaction, rows: Iterable[Row]) -> list[str]
 
     Once the mail is completed there are none: those that no line names were rewritten on the way.
     """
+    return [] if transaction.closed_by is not None else not_named(transaction, rows)
+
+
+def not_named(transaction: Transaction, rows: Iterable[Row]) -> list[str]:
+    """Return each recipient that the birth line lists and that no row names; a bare name is that of any domain."""
     received = transaction.received
-    if received is None or not received.recipients or transaction.closed_by is not None:
+    if received is None or not received.recipients:
         return []
     named = {name.casefold() for row in rows for name in (row.recipient, row.original) if name is not None}
+    named |= {name.rpartition("@")[0] for name in named}
     return [recipient for recipient in received.recipients if recipient.casefold() not in named]
 
 

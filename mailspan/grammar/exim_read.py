@@ -319,7 +319,7 @@ def read_failure(text: str, _program: str) -> Reading:
     fields = FIELDS.match(text, address.end)
     if fields is None or not address.recipient:
         return None
-    message = text[fields.end() :].removeprefix(":").strip()
+    message = text[fields.end() :].lstrip(" ").removeprefix(":").strip()
     message = _FAILURE_TIME.sub("", f" {message}")[1:]
     if message == _EXPIRY and fields["host"] is None:
         return Attempted((address.recipient,), message, "expired", address.original, given_up=True)

@@ -274,6 +274,7 @@ KINDS: tuple[LineKind, ...] = (
         (
             "mta connected",
             "mta error ",
+            "mta host-rejects-all-mails",
             "mta event=connected",
             "mta event=error ",
         ),
@@ -353,12 +354,34 @@ KINDS: tuple[LineKind, ...] = (
             "mta: ",
             "mda: ",
             "smtp: ",
+            "fatal: ",
+            "Exiting",
+            "proxy ",
+            "rule ",
+            "expand: ",
+            "envelope: ",
+            "getnameinfo: ",
+            "getaddrinfo: ",
+            "io_dispatch_connect: ",
+            "SRS failed ",
+            "commands executed ",
+            "failed to push dataline",
         ),
         ignore("server"),
         "info: OpenSMTPD 6.8.0p2 starting",
         Ignored,
         queued=False,
         source="smtpd.c and others; the log of a 6.8.0",
+    ),
+    LineKind(
+        "filter or first version",
+        _ANY,
+        ("",),
+        read.read_without_session,
+        "dkimsign: Can't open key file (/etc/mail/dkim/private.key): Permission denied",
+        Ignored,
+        queued=False,
+        source="lka_filter.c, a filter's stderr; a public log of 7.7: last, for what no kind above takes",
     ),
 )
 
@@ -375,14 +398,14 @@ def _by_words() -> dict[str, tuple[Rule, ...]]:
 
 
 _RULES_BY_WORDS = _by_words()
-_NO_RULES: tuple[Rule, ...] = ()
+_WITHOUT_SESSION = _RULES_BY_WORDS.pop("")
 
 
 def read_message(message: str, program: str) -> tuple[str | None, str | None, Event | Ignored | None]:
     """Read a whole message: the session and the message ID that it names, and what it means."""
     session, message_id, text = read.split(message)
     words = text.split(" ", 2)
-    rules = _RULES_BY_WORDS.get(" ".join(words[:2])) or _RULES_BY_WORDS.get(words[0], _NO_RULES)
+    rules = _RULES_BY_WORDS.get(" ".join(words[:2])) or _RULES_BY_WORDS.get(words[0]) or _WITHOUT_SESSION
     for begin, reader in rules:
         if text.startswith(begin):
             reading = reader(text, program)

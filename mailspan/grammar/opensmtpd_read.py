@@ -314,6 +314,20 @@ def _relay(text: str) -> tuple[str, str | None]:
     return (ip if name in _NO_NAME else relay_name(name)), ip
 
 
+_OLD_RELAYED = re.compile(r"[0-9a-f]{16}: to=<")
+_FACT = re.compile(r"(?:relay|delivery): |.{0,200}(?:evpid|msgid)=", re.DOTALL)
+_FILTER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}: ")
+
+
+def read_without_session(text: str, _program: str) -> Reading:
+    """Read a line that names no session and fits no other kind: of the first versions, or what a filter says."""
+    if _OLD_RELAYED.match(text):
+        return Ignored("older opensmtpd")
+    if text.endswith(" exiting"):
+        return Ignored("server")
+    return Ignored("filter") if _FILTER.match(text) and not _FACT.match(text) else None
+
+
 def read_queue(text: str, _program: str) -> Reading:
     """`relay: Expire for EVPID: from=<>, to=<>, rcpt=<->, delay=4d, stat=Envelope expired`: that envelope's end."""
     head = _QUEUE.match(text)
