@@ -17,7 +17,7 @@ _NEXT = re.compile(
     r"(?:"
     rf"queued as {_ID}"  # Postfix, and amavis handing on Postfix's
     rf"|(?:[0-9]{{3}} )?(?:2\.[0-9]\.[0-9]:? )?{_ID} Message accepted for delivery"  # Sendmail, OpenSMTPD
-    rf"|(?:[0-9]{{3}} )?(?:- )?OK id={_ID}"  # Exim
+    rf"|(?:[0-9]{{3}} )?(?:2\.[0-9]\.[0-9] )?(?:- )?OK id={_ID}"  # Exim
     rf"|.{{0,400}}<[^<>]*> ([0-9A-Za-z+/][0-9A-Za-z+/:._-]{{3,63}}) Saved"  # Dovecot's session token: base64, `:2`
     r"|(?:[0-9]{3} )?(?:2\.[0-9]\.[0-9] )?OK +[0-9]{9,11} ([0-9A-Za-z][0-9A-Za-z.-]{9,63}) - gsmtp"  # Google
     r")\s*\Z"
@@ -50,10 +50,12 @@ def reply_dsn(text: str) -> str | None:
 
 
 def next_queue_id(text: str) -> str | None:
-    """Return the queue ID that the next hop gave, from the accepting reply's known place."""
+    """Return the queue ID that the next hop gave, from the accepting reply's known place in its last line."""
     head, _, last = text.rpartition(" ")
     if head.endswith("queued as") and 4 <= len(last) <= 32 and last.isalnum() and last.isascii():  # noqa: PLR2004
         return last
+    line = text.rfind("\\n")  # Exim's log of a reply of several lines: "250- 377 byte chunk, total 377\\n250 OK id=…"
+    text = text[line + 2 :] if line >= 0 else text
     place = text.rfind("queued as ")
     if place < 0:
         if not text.endswith(_ENDINGS):

@@ -12,6 +12,7 @@ INNER = {
     "250 2.0.0 8c3f5a1e Message accepted for delivery": "8c3f5a1e",
     "250 OK id=1xVOtJ-000013-2I": "1xVOtJ-000013-2I",
     "250 OK id=1sFUlr-00000000rus-Iooo": "1sFUlr-00000000rus-Iooo",
+    "250 2.0.0 OK id=1mwMds-00063I-S2": "1mwMds-00063I-S2",
 }
 FILTERS = (
     "",
@@ -25,6 +26,19 @@ FILTERS = (
 @pytest.mark.parametrize("before", FILTERS)
 def test_the_next_queue_id(before: str, inner: str) -> None:
     assert next_queue_id(f"{before}{inner}") == INNER[inner]
+
+
+@pytest.mark.parametrize(
+    ("text", "queue_id"),
+    [
+        (r"250- 39457 byte chunk, total 40669\n250 OK id=1d171v-0007GV-Hi", "1d171v-0007GV-Hi"),
+        (r"250-2.0.0  221 byte chunk, total 222\n250 2.0.0 OK id=1mwMds-00063I-S2", "1mwMds-00063I-S2"),
+        (r"250-Thanks\n250 2.0.0 Ok: queued as 4jXysS674Xz9CLy", "4jXysS674Xz9CLy"),
+        (r"250-OK id=1d171v-0007GV-Hi\n250 thanks", None),
+    ],
+)
+def test_of_several_lines_the_last_one_has_it(text: str, queue_id: str | None) -> None:
+    assert next_queue_id(text) == queue_id
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ KINDS: tuple[LineKind, ...] = (
             "relay": "mail.example.org",
             "tls": "TLSv1.2:ECDHE-RSA-AES256-GCM-SHA384:256",
             "mailer": "tls_remote_smtp",
+            "next_queue_id": "1hEsVX-0004tM-38",
         },
         source="deliver.c of 4.92 with EXPERIMENTAL_SRS; a public log of 2019",
     ),
