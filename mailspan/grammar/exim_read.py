@@ -77,6 +77,7 @@ _DELAY_WARNING = re.compile(rf"Warning: message {EXIM} delayed ")
 
 _DEFER = re.compile(r"(?: routing)? ?defer \((-?[0-9]{1,5})\)")
 _NOT_TRIED = range(-57, -51)  # macros.h: from ERRNO_RRETRY down, nothing was tried
+_OLD_NOT_TRIED, _NOT_YET = -51, ": retry time not reached"  # before 4.93: -51 has been ERRNO_TAINT since
 _DOMAIN_HELD = -23  # macros.h ERRNO_HELD
 _FAILURE_TIME = re.compile(r" DT=[0-9][0-9.wdhms]{0,20}\Z")
 _EXPIRY = "retry timeout exceeded"
@@ -130,7 +131,8 @@ _AUTH_FAILURE = re.compile(
     r"(?P<reply>.*)",
     re.DOTALL,
 )
-_SET_ID = re.compile(r" \(set_id=(?P<user>.*)\)\Z", re.DOTALL)
+_SET_ID = re.compile(r".*? \(set_id=(?P<user>.*)\)", re.DOTALL)
+_UNABLE = re.compile(r"435 Unable to authenticate at present \(set_id=(?P<user>.*?)\): ", re.DOTALL)  # then the error
 _UNQUALIFIED = re.compile(
     rf"unqualified (?P<what>sender|recipient) rejected: <(?P<address>{INSIDE})> {_FROM}(?P<rest>.*)", re.DOTALL
 )
@@ -148,7 +150,7 @@ _COMMANDS = {
     "starttls": "helo", "vrfy": "rcpt", "expn": "rcpt", "rset": "mail", "xclient": "connect", "etrn": "connect",
 }  # fmt: skip
 _IGNORED_ERROR = re.compile(r": error ignored(?=\Z|:)")
-_LOST_IN_DATA = (" lost while reading message data", " lost while reading message data (header)")
+_LOST_IN_DATA = re.compile(r".* lost while reading message data(?: \([a-z ]{1,20}\))?", re.DOTALL)
 _RELAY_REMARK = re.compile(r"H=[^ ]+ \[[^\]]*+\]")
 
 
@@ -289,14 +291,15 @@ def read_deferral(text: str, _program: str) -> Reading:
         return None
     error = int(defer[1])
     status = text[fields.end() :].strip()
-    if error in _NOT_TRIED:
+    if error in _NOT_TRIED or (error == _OLD_NOT_TRIED and text[defer.end() :] == _NOT_YET):
         return Skipped(address.recipient, status, address.original)
     event = Attempted((address.recipient,), status, "deferred", original_recipient=address.original)
     at = defer.end()
     if error > 0 and text.startswith(": ", at):  # strerror() stands before the host
         at = _end_of_error(text, at + 2)
     way = FIELDS.match(text, at)
-    message = text[way.end() + 2 :] if way is not None and text.startswith(": ", way.end()) else ""
+    message = text[way.end() :].lstrip(" ") if way is not None else ""
+    message = message[2:] if message.startswith(": ") else ""
     _set_relay(event, way if way is not None else fields, local="none", message=message)
     event.mailer = fields["transport"]
     event.code, event.dsn = codes_in(message)
@@ -371,7 +374,7 @@ def read_aborted(text: str, _program: str) -> Reading:
 
 def read_lost_connection(text: str, _program: str) -> Reading:
     """`SMTP connection from N [ip] lost while reading message data`: the last words are Exim's, a HELO stands before."""
-    return Aborted(text) if text.endswith(_LOST_IN_DATA) else None
+    return Aborted(text) if _LOST_IN_DATA.fullmatch(text) else None
 
 
 def read_local_scan_failure(text: str, _program: str) -> Reading:
@@ -485,7 +488,7 @@ def read_auth_failure(text: str, _program: str) -> Reading:
     if match is None:
         return None
     event = _refused(match, "auth", match["reply"], match["reply"])
-    user = _SET_ID.search(match["reply"])
+    user = _UNABLE.match(match["reply"]) or _SET_ID.fullmatch(match["reply"])
     event.sasl_username = user["user"] if user else None
     return event
 
@@ -529,7 +532,7 @@ def read_disconnect(text: str, _program: str) -> Reading:
 
 
 _MATTERS = re.compile(
-    r"[<(=*>-][=>*-] |(?:.{0,600} )?rejected (?:after|by|during|from|connection|RCPT|DATA|MAIL)(?= |\Z)", re.DOTALL
+    r'[<(=*>-][=>*-] |(?:[^"]{0,600} )?rejected (?:after|by|during|from|connection|RCPT|DATA|MAIL)(?= |\Z)', re.DOTALL
 )
 
 
