@@ -81,7 +81,7 @@ def mail(count: int, first: int, days_ago: int = 0) -> bytes:
         f" rejected: Access denied; from=<mallory@example.org> to=<eve@example.com> proto=ESMTP helo=<x{first}>"
     )
     lines += [
-        f"{at}/smtp[105]: of no rule",
+        f"{at}/smtp[105]: to=<a@example.com>, of no rule",
         f"{at}/master[1]: daemon started",
         f"{at[:20]} mx1.example.com cron[9]: x{first}",
     ]
