@@ -7,6 +7,7 @@ node has free loopback ports, a folder of its own, and keeps both through `kill`
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -100,9 +101,10 @@ class Node:
         end(process, signal.SIGTERM)
 
     def freeze(self) -> None:
-        """Stop it with SIGSTOP: its port is open and nobody answers."""
+        """Stop it with SIGSTOP, all its threads: its port is open and nobody answers."""
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         """Let it go on after `freeze`."""

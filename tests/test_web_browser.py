@@ -9,6 +9,7 @@ import pytest
 
 from tests import browser
 from tests.browser import Browser, why_not
+from tests.indexing import wait_until
 from tests.search_documents import pages
 from tests.trace_cases import CASES
 from tests.web_page import HOSTILE, all_hostile_at_once, hostile_documents, served, write
@@ -238,8 +239,8 @@ def test_all_can_be_done_by_keyboard_without_scripts(site: Served, window: Brows
     assert (at["id"], at["drawn"]) == ("f-from", True)
     assert at["ring"] >= 2
     window.press(*"alice@example.com", ENTER)
-    assert window.run("return location.search").startswith("?term=&from=alice%40example.com")
-    assert window.run("return document.querySelectorAll('tbody tr').length") > 0
+    assert wait_until(lambda: window.run("return location.search").startswith("?term=&from=alice%40example.com"))
+    assert wait_until(lambda: window.run("return document.querySelectorAll('tbody tr').length") > 0)
     for _ in range(40):
         window.press(TAB)
         at = focused(window)
@@ -247,8 +248,8 @@ def test_all_can_be_done_by_keyboard_without_scripts(site: Served, window: Brows
         if at["text"].startswith("Trace"):
             break
     window.press(ENTER)
-    assert window.run("return location.pathname") == "/trace"
-    assert window.run("return document.querySelectorAll('.hop').length") > 0
+    assert wait_until(lambda: window.run("return location.pathname") == "/trace")
+    assert wait_until(lambda: window.run("return document.querySelectorAll('.hop').length") > 0)
 
 
 def test_who_wants_no_motion_gets_none(site: Served, window: Browser) -> None:
