@@ -38,12 +38,8 @@ def begun(tmp_path: Path, arguments: tuple[str, ...], settings: dict[str, str]) 
     )
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("command", COMMANDS)
-def test_while_it_is_imported(tmp_path: Path, command: str, number: signal.Signals) -> None:
-    module, arguments = COMMANDS[command]
-    (tmp_path / f"{module}.py").write_text(SLOW_IMPORT)
-    process = begun(tmp_path, arguments, {})
+def told_while_importing(process: subprocess.Popen[bytes], number: signal.Signals) -> tuple[int, bytes]:
+    """Send a signal while SLOW_IMPORT runs; return the exit code and what was said."""
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b"importing\n"
@@ -51,7 +47,15 @@ def test_while_it_is_imported(tmp_path: Path, command: str, number: signal.Signa
         _, said = process.communicate(timeout=END_SECONDS)
     finally:
         process.kill()
-    assert (process.returncode, said) == (0, SAID)
+    return process.returncode, said
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_while_it_is_imported(tmp_path: Path, command: str, number: signal.Signals) -> None:
+    module, arguments = COMMANDS[command]
+    (tmp_path / f"{module}.py").write_text(SLOW_IMPORT)
+    assert told_while_importing(begun(tmp_path, arguments, {}), number) == (0, SAID)
 
 
 @pytest.mark.parametrize("command", ["sink", "tail"])
@@ -77,11 +81,4 @@ def test_while_its_first_server_says_nothing(tmp_path: Path, command: str) -> No
 def test_one_that_ends_by_itself_tells_that_it_did_not(tmp_path: Path, number: signal.Signals, code: int) -> None:
     (tmp_path / "elasticsearch.py").write_text(SLOW_IMPORT)
     process = begun(tmp_path, ("search", "--store", "https://127.0.0.1:1", "--to", "a@example.com"), {})
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"importing\n"
-        process.send_signal(number)
-        _, said = process.communicate(timeout=END_SECONDS)
-    finally:
-        process.kill()
-    assert (process.returncode, said) == (code, b"")
+    assert told_while_importing(process, number) == (code, b"")
