@@ -51,7 +51,12 @@ _LEAST_SECONDS = 0.05  # 0 would mean not to look at all
 
 _HARMLESS = frozenset({KafkaError._PARTITION_EOF, KafkaError._ALL_BROKERS_DOWN, KafkaError._MAX_POLL_EXCEEDED})  # noqa: SLF001 - its public names
 """What the client mends by itself; after the last one it joins the group again."""
-_NO_ANSWER = frozenset({KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})  # noqa: SLF001 - its public names
+_NO_ANSWER = frozenset({
+    KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE,  # noqa: SLF001 - its public names
+    KafkaError.REQUEST_TIMED_OUT, KafkaError.NETWORK_EXCEPTION, KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.BROKER_NOT_AVAILABLE, KafkaError.NOT_CONTROLLER,
+})  # fmt: skip
+"""Asking again may help."""
 _NO_ID = "A" * 22
 """What the client says for an older broker, whose topics have none: sixteen bytes of zero."""
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})  # noqa: SLF001 - its public names
@@ -264,7 +269,7 @@ class ReducerKafka:
             found = str(asked.result().topic_id)
         except KafkaException as error:
             fault: KafkaError = error.args[0]
-            return None if fault.retriable() or fault.code() in _NO_ANSWER else ""
+            return None if fault.code() in _NO_ANSWER else ""
         finally:
             admin.poll(0)  # what it has to say of its connections would be kept for ever
         return "" if found == _NO_ID else found
